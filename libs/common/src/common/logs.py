@@ -1,0 +1,38 @@
+"""Structured logs: one JSON object a line, with the request and the key's name where there is a request."""
+
+import logging
+import sys
+from contextvars import ContextVar
+
+from pythonjsonlogger.json import JsonFormatter
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+key_name: ContextVar[str | None] = ContextVar("key_name", default=None)
+
+
+class _Formatter(JsonFormatter):
+    def __init__(self, service: str) -> None:
+        super().__init__(
+            "%(asctime)s %(levelname)s %(name)s %(message)s",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            static_fields={"service": service},
+            datefmt="%Y-%m-%dT%H:%M:%S%z",
+        )
+
+
+def _add_request(record: logging.LogRecord) -> bool:
+    if request := request_id.get():
+        record.request_id = request
+        record.key = key_name.get()
+    return True
+
+
+def configure_logging(service: str, level: str) -> None:
+    """Send every log line of this process to standard error as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(service))
+    handler.addFilter(_add_request)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in ("httpx", "httpcore", "nats", "pymongo", "uvicorn.access"):
+        # These name whole URLs or queries, which may hold what must stay private.
+        logging.getLogger(name).setLevel(logging.WARNING)

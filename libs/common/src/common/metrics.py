@@ -1,0 +1,26 @@
+"""What Prometheus can see. Labels hold routes and names, never a query, a key or a token."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter("callboard_requests", "Requests answered.", ["service", "method", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "callboard_request_seconds",
+    "Seconds from a request to its answer.",
+    ["service", "route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+OUTBOX_UNSENT = Gauge("callboard_outbox_unsent", "Events that wait to be published.", ["service"])
+OUTBOX_AGE = Gauge("callboard_outbox_oldest_seconds", "Age of the oldest event that waits.", ["service"])
+EVENTS_PUBLISHED = Counter("callboard_events_published", "Events that NATS acknowledged.", ["service"])
+EVENTS_HANDLED = Counter(
+    "callboard_events_handled", "Events handled and acknowledged.", ["service", "subject"]
+)
+EVENTS_REDELIVERED = Counter("callboard_events_redelivered", "Events delivered again.", ["service"])
+EVENTS_UNCHANGED = Counter(
+    "callboard_events_unchanged",
+    "Events that changed nothing: repeated, or older than what is known.",
+    ["service"],
+)
+DEAD_LETTERS = Counter("callboard_dead_letters", "Events put into the dead letters.", ["service"])
+SHIFTS_REPEATED = Counter("callboard_shifts_repeated", "Requests that repeated a recorded shift.")

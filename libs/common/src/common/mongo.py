@@ -1,0 +1,137 @@
+"""MongoDB: the connection, transactions, and the shape that a service's database must have."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pymongo
+from pymongo import AsyncMongoClient, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import (
+    BulkWriteError,
+    CollectionInvalid,
+    ConnectionFailure,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+    WriteError,
+    WTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from common.errors import ConfigurationError
+from common.settings import Settings
+
+Document = dict[str, Any]
+Database = AsyncDatabase[Document]
+Documents = AsyncCollection[Document]
+Session = AsyncClientSession
+
+TIMEOUT_SECONDS = 2.0
+"""One operation, or one transaction as a whole; below the gateway's time limit."""
+
+_DURABLE = WriteConcern("majority", j=True)
+_TRANSIENT_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
+_OUTAGE_CODES = {
+    91,  # ShutdownInProgress
+    189,  # PrimarySteppedDown
+    10107,  # NotWritablePrimary
+    11600,  # InterruptedAtShutdown
+    11602,  # InterruptedDueToReplStateChange
+    14031,  # OutOfDiskSpace
+}
+_DUPLICATE_KEY = 11000
+_VALIDATION_FAILED = 121
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a collection must have: its indexes, and the JSON schema that its documents satisfy."""
+
+    name: str
+    indexes: Sequence[IndexModel] = ()
+    schema: Mapping[str, Any] | None = None
+
+
+def connect(settings: Settings, service: str) -> tuple[AsyncMongoClient[Document], Database]:
+    """A client of the running event loop, and the service's own database. Close the client when done."""
+    client: AsyncMongoClient[Document] = AsyncMongoClient(
+        settings.mongo_url.get_secret_value(),
+        appname=service,
+        timeoutMS=int(TIMEOUT_SECONDS * 1000),
+        tz_aware=True,
+    )
+    return client, client.get_database(service, write_concern=_DURABLE)
+
+
+async def transaction(database: Database, work: Callable[[Session], Awaitable[T]]) -> T:
+    """What `work` answers, after all that it wrote with the given session is committed and durable.
+
+    `work` may run more than once: let it have no effect but on this database. The reads in it see one
+    snapshot, and a concurrent change of a document that it writes makes it run again.
+    """
+    with pymongo.timeout(TIMEOUT_SECONDS):
+        async with database.client.start_session() as session:
+            return await session.with_transaction(
+                work, read_concern=ReadConcern("snapshot"), write_concern=_DURABLE
+            )
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the cause is MongoDB being away, slow or full, so that the same call may succeed later."""
+    if not isinstance(error, PyMongoError):
+        return False
+    if isinstance(error, ConnectionFailure | WTimeoutError) or error.timeout:
+        return True
+    if any(error.has_error_label(label) for label in _TRANSIENT_LABELS):
+        return True
+    return isinstance(error, OperationFailure) and error.code in _OUTAGE_CODES
+
+
+def is_own_error(error: Exception) -> bool:
+    """Whether one single document of a batch may be the cause: a duplicate, or a failed validation."""
+    if isinstance(error, BulkWriteError):
+        codes = {item["code"] for item in error.details.get("writeErrors", ())}
+        return bool(codes & {_DUPLICATE_KEY, _VALIDATION_FAILED})
+    if isinstance(error, DuplicateKeyError):
+        return True
+    return isinstance(error, WriteError) and error.code == _VALIDATION_FAILED
+
+
+async def migrate(database: Database, collections: Sequence[Collection]) -> None:
+    """Create what is missing, and bring validators up to date. Safe to repeat, and from several machines."""
+    for wanted in collections:
+        validator = {"$jsonSchema": wanted.schema} if wanted.schema else {}
+        try:
+            await database.create_collection(wanted.name, validator=validator)
+        except CollectionInvalid:
+            await database.command("collMod", wanted.name, validator=validator)
+        if wanted.indexes:
+            await database[wanted.name].create_indexes(list(wanted.indexes))
+
+
+async def check_migrated(database: Database, collections: Sequence[Collection]) -> None:
+    """Raises ConfigurationError that names the first index or validator that is not there."""
+    present = {info["name"]: info async for info in await database.list_collections()}
+    for wanted in collections:
+        if wanted.name not in present:
+            raise ConfigurationError(_run_migrate(database, f"the collection {wanted.name}"))
+        schema = present[wanted.name].get("options", {}).get("validator", {}).get("$jsonSchema")
+        if schema != wanted.schema:
+            raise ConfigurationError(_run_migrate(database, f"the present validator of {wanted.name}"))
+        indexes = await database[wanted.name].index_information()
+        for index in wanted.indexes:
+            found = indexes.get(index.document["name"])
+            if found is None or bool(found.get("unique")) != bool(index.document.get("unique")):
+                raise ConfigurationError(
+                    _run_migrate(database, f"the index {index.document['name']} of {wanted.name}")
+                )
+
+
+def _run_migrate(database: Database, missing: str) -> str:
+    return f'Database "{database.name}" lacks {missing}: run "callboard migrate".'

@@ -1,0 +1,77 @@
+"""Calls from one service to another's internal routes.
+
+In one process the other service's app is called directly; else over HTTP, in turn to each of its replicas
+when one does not answer.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp
+
+from common.errors import ServiceError, Unavailable
+from common.logs import key_name, request_id
+
+TOKEN_HEADER = "x-callboard-token"  # noqa: S105 - the header's name, not a token
+KEY_NAME_HEADER = "x-callboard-key"
+REQUEST_ID_HEADER = "x-request-id"
+
+Apps = dict[str, ASGIApp]
+"""The services of this process by name; empty when each runs in a process of its own."""
+
+
+class Peer:
+    """Another service. Close it when done."""
+
+    def __init__(self, name: str, urls: str, token: str, apps: Apps) -> None:
+        self.name = name
+        self._urls = [url.strip().rstrip("/") for url in urls.split(",")]
+        self._turn = itertools.count()
+        transport = httpx.ASGITransport(apps[name], raise_app_exceptions=False) if name in apps else None
+        self._client = httpx.AsyncClient(transport=transport, headers={TOKEN_HEADER: token}, trust_env=False)
+
+    async def get(self, path: str, *, seconds: float = 2.0, **params: Any) -> dict[str, Any]:
+        """The JSON answer to GET `path`. Raises as `post` does."""
+        return await self._call("GET", path, seconds, params=params)
+
+    async def post(self, path: str, body: Mapping[str, Any], *, seconds: float = 5.0) -> dict[str, Any]:
+        """The JSON answer to POST `path`.
+
+        Raises Unavailable when no replica answers in `seconds`, and the other service's own ServiceError
+        when it refuses.
+        """
+        return await self._call("POST", path, seconds, json=body)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _call(self, method: str, path: str, seconds: float, **how: Any) -> dict[str, Any]:
+        headers = {
+            name: value
+            for name, value in ((REQUEST_ID_HEADER, request_id.get()), (KEY_NAME_HEADER, key_name.get()))
+            if value
+        }
+        first = next(self._turn)
+        for attempt in range(len(self._urls)):
+            url = self._urls[(first + attempt) % len(self._urls)]
+            try:
+                async with asyncio.timeout(seconds):  # httpx does not limit a call within the process
+                    answer = await self._client.request(method, url + path, headers=headers, **how)
+            except httpx.ConnectError:
+                continue
+            except (TimeoutError, httpx.HTTPError) as error:
+                raise Unavailable(self.name) from error
+            return self._read(answer)
+        raise Unavailable(self.name)
+
+    def _read(self, answer: httpx.Response) -> dict[str, Any]:
+        if answer.status_code in (500, 503, 504):
+            raise Unavailable(self.name)
+        body: dict[str, Any] = answer.json()
+        if answer.is_error:
+            raise ServiceError(answer.status_code, body.get("message"), discord=body.get("discord"))
+        return body

@@ -1,0 +1,110 @@
+"""Parameters and bodies, read by the rules of the public contract and documented from the same models."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from common.errors import InvalidQuery
+
+MAX_ID = 2**63 - 1
+MAX_TEXT = 100
+_DIGITS = re.compile(r"[0-9]+", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _id(value: object) -> int:
+    text = str(value)
+    if not _DIGITS.fullmatch(text) or len(text) > 19 or not 1 <= int(text) <= MAX_ID:
+        raise PydanticCustomError("id", "must be a whole number from 1 to 9223372036854775807")
+    return int(text)
+
+
+def _flag(value: object) -> bool:
+    try:
+        return _FLAGS[str(value).lower()]
+    except KeyError:
+        raise PydanticCustomError("flag", "must be true, false, 1 or 0") from None
+
+
+def _seconds(value: object) -> int:
+    text = str(value)
+    if not _DECIMAL.fullmatch(text) or len(text) > 32:
+        raise PydanticCustomError("seconds", "must be a decimal number of seconds")
+    return int(text.partition(".")[0])
+
+
+def _text(value: object) -> str:
+    text = str(value).strip()
+    if not 1 <= len(text) <= MAX_TEXT or not text.isprintable():
+        raise PydanticCustomError("text", "must be printable text of 1 to 100 characters")
+    return text
+
+
+Id = Annotated[
+    int, BeforeValidator(_id), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_ID})
+]
+"""A Roblox or Discord id: whole, positive, 64-bit."""
+
+Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"type": "boolean"})]
+"""true, false, 1 or 0, in any case."""
+
+Seconds = Annotated[int, BeforeValidator(_seconds), WithJsonSchema({"type": "number", "minimum": 0})]
+"""Seconds as decimal text; a fraction, usual in Luau, is dropped."""
+
+Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_TEXT})]
+"""A name, a code, a server's id: one short line."""
+
+
+class Query(BaseModel):
+    """The parameters of one route. An empty one counts as absent; unknown ones are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+Q = TypeVar("Q", bound=BaseModel)
+
+
+def read_query(model: type[Q], request: Request) -> Q:
+    """The request's query parameters as `model`. Raises InvalidQuery for the first that is wrong."""
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in model.model_fields:
+            if name in values:
+                raise InvalidQuery(f"{name} is given more than once")
+            values[name] = value
+    return validate(model, {name: value for name, value in values.items() if value != ""})
+
+
+def validate(model: type[Q], values: Mapping[str, Any]) -> Q:
+    """`values` as `model`. Raises InvalidQuery for the first that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise InvalidQuery(f"{name} is missing") from None
+        raise InvalidQuery(f"{name} {first['msg']}".strip()) from None
+
+
+def query_parameters(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of `model` as query parameters, for a route's `openapi_extra`."""
+    schema = model.model_json_schema()
+    required = schema.get("required", [])
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": name in required,
+                "description": field.pop("description", ""),
+                "schema": field,
+            }
+            for name, field in ((name, dict(field)) for name, field in schema["properties"].items())
+        ]
+    }

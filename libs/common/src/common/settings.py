@@ -1,0 +1,51 @@
+"""What every service reads from its environment.
+
+Each setting is the environment variable `CALLBOARD_<NAME>`, or a file of that name (in lower case) in the
+folder that `CALLBOARD_SECRETS_DIR` names; the variable wins.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """Settings of the chassis; a service adds its own in a subclass."""
+
+    model_config = SettingsConfigDict(env_prefix="CALLBOARD_", frozen=True, extra="ignore")
+
+    mongo_url: SecretStr = Field(description="MongoDB connection string; must name a replica set")
+    nats_url: SecretStr = Field(description="NATS server, credentials included; several separated by commas")
+    internal_token: SecretStr = Field(
+        min_length=32, description="what calls between gateway and services carry"
+    )
+    config: Path = Field(Path("callboard.toml"), description="the group's configuration file")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    stream_max_age_days: int = Field(30, ge=1, description="days that NATS keeps an event")
+    stream_max_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="bytes that NATS keeps; full refuses new events"
+    )
+    stream_replicas: int = Field(1, ge=1, le=5, description="NATS servers that hold each event")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(model: type[S], **given: Any) -> S:
+    """The settings of one service, `given` ones before those of the environment.
+
+    Raises ConfigurationError that names the variable and what was expected.
+    """
+    try:
+        return model(_secrets_dir=os.environ.get("CALLBOARD_SECRETS_DIR"), **given)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigurationError(f"CALLBOARD_{name}: {first['msg']}.") from error

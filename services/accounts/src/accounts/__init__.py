@@ -1,0 +1,1 @@
+"""Who a player is, which rank they hold and how many points they earned."""

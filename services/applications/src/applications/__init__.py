@@ -1,0 +1,1 @@
+"""Who applied, and who was approved."""

@@ -1,0 +1,1 @@
+"""Who is trained for which attraction."""

@@ -1,0 +1,37 @@
+"""The public routes of certifications."""
+
+from typing import cast
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from certifications.models import ChangeAnswer, ChangeQuery
+from certifications.service import Certifications
+from common.app import answer
+from common.query import query_parameters, read_query
+
+router = APIRouter()
+
+
+@router.post("/certification/grant", response_model=ChangeAnswer, openapi_extra=query_parameters(ChangeQuery))
+async def grant(request: Request) -> Response:
+    """Grant a certification to a member whose rank allows it."""
+    query = read_query(ChangeQuery, request)
+    member = await _service(request).grant(query.certification, query.username, query.moderator)
+    text = f"Successfully granted **{member.username}** the **{query.certification}** certification."
+    return answer(ChangeAnswer(discord=text))
+
+
+@router.post(
+    "/certification/revoke", response_model=ChangeAnswer, openapi_extra=query_parameters(ChangeQuery)
+)
+async def revoke(request: Request) -> Response:
+    """Revoke a certification that a member holds."""
+    query = read_query(ChangeQuery, request)
+    member = await _service(request).revoke(query.certification, query.username, query.moderator)
+    text = f"Successfully revoked **{member.username}**'s **{query.certification}** certification."
+    return answer(ChangeAnswer(discord=text))
+
+
+def _service(request: Request) -> Certifications:
+    return cast(Certifications, request.app.state.service)

@@ -1,0 +1,28 @@
+"""Routes of certifications for the other services only."""
+
+from typing import cast
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from certifications.models import HeldAnswer, HeldCertification, HeldQuery
+from certifications.service import Certifications
+from common.app import answer
+from common.query import read_query
+
+router = APIRouter(prefix="/internal", include_in_schema=False)
+
+
+@router.get("/certifications")
+async def certifications_of(request: Request) -> Response:
+    """What a user holds, for a service whose own copy may be behind."""
+    query = read_query(HeldQuery, request)
+    service = cast(Certifications, request.app.state.service)
+    return answer(
+        HeldAnswer(
+            certifications={
+                record.code: HeldCertification(held=record.held, version=record.version)
+                for record in await service.all_of(query.user)
+            }
+        )
+    )

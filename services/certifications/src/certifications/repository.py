@@ -1,0 +1,48 @@
+"""The only MongoDB calls of certifications, and the shape of their collections."""
+
+from pymongo import ASCENDING, IndexModel
+
+from certifications.models import Record
+from common.mongo import Collection, Database, Session
+from common.outbox import OUTBOX
+
+CERTIFICATIONS = Collection(
+    "certifications",
+    indexes=(
+        IndexModel([("user", ASCENDING), ("code", ASCENDING)], name="one_per_user_and_code", unique=True),
+    ),
+    schema={
+        "bsonType": "object",
+        "required": ["user", "code", "held", "version"],
+        "properties": {
+            "user": {"bsonType": ["int", "long"]},
+            "code": {"bsonType": "string"},
+            "held": {"bsonType": "bool"},
+            "version": {"bsonType": ["int", "long"], "minimum": 1},
+        },
+    },
+)
+
+COLLECTIONS = (CERTIFICATIONS, OUTBOX)
+
+
+class Repository:
+    """Certifications by user and code."""
+
+    def __init__(self, database: Database) -> None:
+        self._certifications = database[CERTIFICATIONS.name]
+
+    async def find(self, session: Session, user: int, code: str) -> Record | None:
+        """The record of this user and code, if the certification was ever granted."""
+        found = await self._certifications.find_one({"user": user, "code": code}, session=session)
+        return Record.model_validate(found) if found else None
+
+    async def put(self, session: Session, record: Record) -> None:
+        """Store the record in place of the one before it."""
+        await self._certifications.replace_one(
+            {"user": record.user, "code": record.code}, record.model_dump(), upsert=True, session=session
+        )
+
+    async def all_of(self, user: int) -> list[Record]:
+        """Every record of this user."""
+        return [Record.model_validate(found) async for found in self._certifications.find({"user": user})]
