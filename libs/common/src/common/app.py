@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pymongo
@@ -87,11 +88,11 @@ def create_app(
             stack.push_async_callback(client.close)
             await check_migrated(database, collections)
             bus = Bus(settings, name)
-            outbox = Outbox(database, bus, name)
+            outbox = Outbox(database)
             stack.push_async_callback(bus.close)
             await stack.enter_async_context(background(bus.run))
-            stack.push_async_callback(_flush, outbox)
-            await stack.enter_async_context(background(outbox.relay))
+            stack.push_async_callback(_flush, outbox, bus)
+            await stack.enter_async_context(background(partial(outbox.relay, bus)))
             await stack.enter_async_context(background(outbox.observe))
             chassis = Chassis(settings, group, database, outbox, apps or {}, stack)
             app.state.service = await stack.enter_async_context(open_service(chassis))
@@ -260,10 +261,10 @@ async def _metrics(_: Request) -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _flush(outbox: Outbox) -> None:
+async def _flush(outbox: Outbox, bus: Bus) -> None:
     try:
         async with asyncio.timeout(2):
-            await outbox.flush()
+            await outbox.flush(bus)
     except Exception as error:
         logger.info("events stay in the outbox for the next start: %s", type(error).__name__)
 

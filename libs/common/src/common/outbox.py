@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 OUTBOX = Collection(
     "outbox",
     indexes=(
-        IndexModel([("_id", ASCENDING)], name="unsent", partialFilterExpression={"sent": False}),
+        IndexModel(
+            [("sent", ASCENDING), ("_id", ASCENDING)], name="unsent", partialFilterExpression={"sent": False}
+        ),
         IndexModel(
             [("sent_at", ASCENDING)],
             name="forget_sent",
@@ -40,10 +42,9 @@ _LONGEST_PAUSE_SECONDS = 5.0
 class Outbox:
     """The events of one service that are or were to be published."""
 
-    def __init__(self, database: Database, bus: Bus, service: str) -> None:
+    def __init__(self, database: Database) -> None:
         self._rows = database[OUTBOX.name]
-        self._bus = bus
-        self._service = service
+        self._service = database.name
         self._committed = asyncio.Event()
 
     async def add(self, session: Session, events: Sequence[Event]) -> None:
@@ -66,14 +67,14 @@ class Outbox:
         """Publish now what was just committed, instead of at the relay's next look."""
         self._committed.set()
 
-    async def relay(self) -> None:
+    async def relay(self, bus: Bus) -> None:
         """Publish what is unsent, oldest first, until cancelled."""
         pause = 0.1
         while True:
             self._committed.clear()
             try:
                 rows = await self._unsent()
-                sent = await self._publish(rows)
+                sent = await self._publish(bus, rows)
             except PyMongoError as error:
                 if not is_outage(error):
                     raise
@@ -85,9 +86,9 @@ class Outbox:
                 pause = 0.1
                 await self._wait()
 
-    async def flush(self) -> None:
+    async def flush(self, bus: Bus) -> None:
         """Publish what is unsent once more, before a stop; what fails stays for the next start."""
-        await self._publish(await self._unsent())
+        await self._publish(bus, await self._unsent())
 
     async def observe(self) -> None:
         """Keep the metrics of depth and age up to date, until cancelled."""
@@ -114,12 +115,12 @@ class Outbox:
     async def _unsent(self) -> list[Document]:
         return await self._rows.find({"sent": False}).sort("_id", ASCENDING).limit(_BATCH).to_list()
 
-    async def _publish(self, rows: Sequence[Document]) -> int:
+    async def _publish(self, bus: Bus, rows: Sequence[Document]) -> int:
         sent: list[str] = []
         for start in range(0, len(rows), _IN_FLIGHT):
             part = rows[start : start + _IN_FLIGHT]
             results = await asyncio.gather(
-                *(self._bus.publish(row["_id"], row["subject"], row["payload"]) for row in part),
+                *(bus.publish(row["_id"], row["subject"], row["payload"]) for row in part),
                 return_exceptions=True,
             )
             acknowledged = [row["_id"] for row, result in zip(part, results, strict=True) if result is None]

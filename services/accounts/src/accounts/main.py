@@ -1,0 +1,49 @@
+"""The accounts service: `python -m accounts.main`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from accounts import api, internal
+from accounts.handlers import HANDLERS
+from accounts.repository import COLLECTIONS
+from accounts.service import AccountsService
+from common.app import Chassis, create_app, run
+from common.peers import Apps
+from common.plugins import load
+from common.settings import Settings, read_settings
+
+NAME = "accounts"
+
+
+def create(settings: Settings, apps: Apps | None = None) -> FastAPI:
+    """The service; `apps` are the other services of this process, if any."""
+    return create_app(
+        NAME,
+        settings,
+        routers=[api.router, internal.router],
+        open_service=open_service,
+        collections=COLLECTIONS,
+        handlers=HANDLERS,
+        apps=apps,
+    )
+
+
+@asynccontextmanager
+async def open_service(chassis: Chassis) -> AsyncIterator[AccountsService]:
+    """The use cases, on the plugins that the configuration names."""
+    group, database = chassis.group, chassis.database
+    identities = [
+        await chassis.stack.enter_async_context(load("callboard.identity", name, group, database))
+        for name in group.plugins.identity
+    ]
+    ranking = await chassis.stack.enter_async_context(
+        load("callboard.ranking", group.plugins.ranking, group, database)
+    )
+    yield AccountsService(group, database, chassis.outbox, identities, ranking)
+
+
+if __name__ == "__main__":
+    own_settings = read_settings(Settings)
+    run(create(own_settings), own_settings, NAME)

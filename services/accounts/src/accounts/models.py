@@ -1,0 +1,130 @@
+"""Documents, requests and answers of accounts."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from common.group import Group
+from common.query import Flag, Id, Query, Text
+
+
+class ConnectQuery(Query):
+    """The parameters of /connect; `training` says that the server is a training server."""
+
+    place: Id
+    id: Id
+    training: Flag
+
+
+class ConnectAnswer(BaseModel):
+    """What a game server needs to know of a player who joins."""
+
+    certifications: str
+    auth: bool
+    clearance: int
+
+
+class ProfileQuery(Query):
+    """The parameters of /profile: exactly one of them."""
+
+    id: Id | None = None
+    username: Text | None = None
+    discord: Id | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "ProfileQuery":
+        if [self.id, self.username, self.discord].count(None) != 2:
+            raise PydanticCustomError("one_of", "expected exactly one of id, username and discord")
+        return self
+
+
+class ProfileAnswer(BaseModel):
+    """What is known of a user; `_id` is absent for a user without an account."""
+
+    status: Literal["success"] = "success"
+    id: int
+    account: str | None = Field(None, serialization_alias="_id")
+    username: str
+    points: int
+    rank: str
+    rankid: int
+    cast: bool
+    certifications: list[str]
+
+
+class MemberAnswer(BaseModel):
+    """A user, as the other services need it."""
+
+    id: int
+    username: str
+    rankid: int
+
+
+class RankRequest(BaseModel):
+    """The wish that a user has a rank of the ladder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: Id
+    rankid: int
+
+
+class Person(BaseModel):
+    """Who a user is, as an identity plugin knows it; `username` in its true case."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: int
+    username: str
+
+
+class HeldCertification(BaseModel):
+    """Whether a certification is held, as of `version`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    held: bool
+    version: int
+
+
+class Account(BaseModel):
+    """The document of one user; `username` and `rankid` are absent until a plugin told them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    account: str = Field(validation_alias="_id", coerce_numbers_to_str=False)
+    id: int
+    username: str | None = None
+    points: int = 0
+    rankid: int | None = None
+    rank_version: int = 0
+    certifications: dict[str, HeldCertification] = Field(default_factory=dict)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "Account":
+        """The account in a MongoDB document."""
+        return cls.model_validate({**document, "_id": str(document["_id"])})
+
+    def held(self, group: Group) -> list[str]:
+        """The codes of the certifications held, in the order of the configuration."""
+        known = self.certifications
+        return [code for code in group.certifications if code in known and known[code].held]
+
+
+def _username(value: object) -> str:
+    text = str(value).strip()
+    if not 1 <= len(text) <= 50 or not text.isprintable():
+        raise PydanticCustomError("username", "expected 1 to 50 printable characters")
+    return text
+
+
+class LocalPerson(BaseModel):
+    """A person that the local plugins know; `rank` by name or rankid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Id
+    username: Annotated[str, BeforeValidator(_username)]
+    rank: str | int = 0
+    discord: Id | None = None

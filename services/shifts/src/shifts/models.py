@@ -1,0 +1,114 @@
+"""Documents, requests and answers of shifts. Times are whole Unix seconds."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from common.events import new_id
+from common.query import Flag, Id, Query, Seconds, Text
+
+
+class LogQuery(Query):
+    """The parameters of /log; `ended_at` in Unix seconds, `duration` in seconds."""
+
+    id: Id
+    place: Id
+    duration: Seconds
+    training: Flag
+    server: Text
+    ended_at: Seconds | None = None
+
+
+class LogAnswer(BaseModel):
+    """A shift that is recorded, by this request or by an earlier one that it repeats."""
+
+    status: Literal["success"] = "success"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a game server says somebody worked; `id` becomes the shift's, should it be a new one.
+
+    The interval is [started_at, ended_at). `given_ended_at` is what the request said, if it did.
+    """
+
+    user: int
+    place: int
+    server: str
+    training: bool
+    duration: int
+    given_ended_at: int | None
+    arrived_at: int
+    key: str
+    idempotency_key: str | None
+    is_certified: bool
+    id: str = field(default_factory=new_id)
+
+    @property
+    def ended_at(self) -> int:
+        """The end: as given, but no later than the arrival."""
+        return self.arrived_at if self.given_ended_at is None else min(self.given_ended_at, self.arrived_at)
+
+    @property
+    def started_at(self) -> int:
+        """The start: the duration before the end."""
+        return self.ended_at - self.duration
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A recorded shift; `credited_seconds` are those that no earlier recorded shift covers."""
+
+    id: str
+    user: int
+    place: int
+    server: str
+    training: bool
+    duration: int
+    given_ended_at: int | None
+    started_at: int
+    ended_at: int
+    credited_seconds: int
+    points: int
+    flags: tuple[str, ...]
+    key: str
+    idempotency_key: str | None
+    logged_at: datetime
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "Shift":
+        """The shift in a MongoDB document."""
+        values = {name: value for name, value in document.items() if name not in ("_id", "flags")}
+        return cls(
+            id=document["_id"],
+            flags=tuple(document["flags"]),
+            idempotency_key=values.pop("idempotency_key", None),
+            **values,
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """The shift as MongoDB keeps it; without an Idempotency-Key, that field is absent."""
+        document = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
+        if self.idempotency_key is None:
+            del document["idempotency_key"]
+        return {"_id": self.id, **document}
+
+
+@dataclass(frozen=True, slots=True)
+class Timesheet:
+    """What serialises one person's shifts, and the fraction of a point that is carried on."""
+
+    user: int
+    carry: Fraction
+
+
+class HeldCertification(BaseModel):
+    """Whether a certification is held, as of `version`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    held: bool
+    version: int

@@ -1,0 +1,140 @@
+"""The only MongoDB calls of shifts, and the shape of their collections."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+
+from pymongo import ASCENDING, IndexModel, UpdateOne
+
+from common.bus import DEAD_LETTERS
+from common.mongo import Collection, Database, Session
+from common.outbox import OUTBOX
+from shifts.models import Claim, HeldCertification, Shift, Timesheet
+
+_WHOLE = {"bsonType": ["int", "long"]}
+
+SHIFTS = Collection(
+    "shifts",
+    indexes=(
+        IndexModel([("user", ASCENDING), ("ended_at", ASCENDING)], name="by_user_and_end"),
+        IndexModel(
+            [("idempotency_key", ASCENDING), ("key", ASCENDING)],
+            name="one_per_idempotency_key",
+            unique=True,
+            partialFilterExpression={"idempotency_key": {"$type": "string"}},
+        ),
+    ),
+    schema={
+        "bsonType": "object",
+        "required": ["_id", "user", "started_at", "ended_at", "credited_seconds", "points", "key"],
+        "properties": {
+            "_id": {"bsonType": "string"},
+            "user": _WHOLE,
+            "started_at": _WHOLE,
+            "ended_at": _WHOLE,
+            "credited_seconds": {**_WHOLE, "minimum": 0},
+            "points": {**_WHOLE, "minimum": 0},
+        },
+    },
+)
+TIMESHEETS = Collection("timesheets")
+MEMBERS = Collection("members")
+
+COLLECTIONS = (SHIFTS, TIMESHEETS, MEMBERS, OUTBOX, DEAD_LETTERS)
+
+CLOCK_SKEW_SECONDS = 60
+"""How far ahead of ours a game server's clock may be."""
+
+
+class Repository:
+    """Shifts, timesheets, and the copy of who holds which certification."""
+
+    def __init__(self, database: Database) -> None:
+        self._shifts = database[SHIFTS.name]
+        self._timesheets = database[TIMESHEETS.name]
+        self._members = database[MEMBERS.name]
+
+    async def by_idempotency_key(
+        self, session: Session, claims: Sequence[Claim]
+    ) -> dict[tuple[str, str | None], Shift]:
+        """The shifts that these claims' Idempotency-Keys were used for, by key name and Idempotency-Key."""
+        wanted = [claim.idempotency_key for claim in claims if claim.idempotency_key is not None]
+        if not wanted:
+            return {}
+        found = self._shifts.find({"idempotency_key": {"$in": wanted}}, session=session)
+        shifts = [Shift.from_document(document) async for document in found]
+        return {(shift.key, shift.idempotency_key): shift for shift in shifts}
+
+    async def near(self, session: Session, claims: Sequence[Claim]) -> dict[int, list[Shift]]:
+        """By user, every recorded shift that may overlap or equal a claim of the same user, and some more."""
+        found = self._shifts.find(
+            {
+                "user": {"$in": [claim.user for claim in claims]},
+                "ended_at": {"$gt": min(claim.started_at for claim in claims) - CLOCK_SKEW_SECONDS},
+            },
+            session=session,
+        )
+        shifts: dict[int, list[Shift]] = {claim.user: [] for claim in claims}
+        async for document in found:
+            shifts[document["user"]].append(Shift.from_document(document))
+        return shifts
+
+    async def timesheets(self, session: Session, users: Iterable[int]) -> dict[int, Timesheet]:
+        """The timesheet of each user; an empty one where there is none."""
+        sheets = {user: Timesheet(user, Fraction(0)) for user in users}
+        async for document in self._timesheets.find({"_id": {"$in": list(sheets)}}, session=session):
+            carry = Fraction(document["carry"]["numerator"], document["carry"]["denominator"])
+            sheets[document["_id"]] = Timesheet(document["_id"], carry)
+        return sheets
+
+    async def add(self, session: Session, shifts: Sequence[Shift], sheets: Sequence[Timesheet]) -> None:
+        """Store new shifts with their people's timesheets.
+
+        Two transactions that write one person's timesheet conflict, and one of them runs again: that is
+        what puts one person's shifts in a row.
+        """
+        await self._shifts.insert_many([shift.to_document() for shift in shifts], session=session)
+        await self._timesheets.bulk_write(
+            [
+                UpdateOne(
+                    {"_id": sheet.user},
+                    {
+                        "$set": {
+                            "carry": {
+                                "numerator": sheet.carry.numerator,
+                                "denominator": sheet.carry.denominator,
+                            }
+                        },
+                        "$inc": {"shifts": 1},
+                    },
+                    upsert=True,
+                )
+                for sheet in sheets
+            ],
+            session=session,
+        )
+
+    async def held_by(self, users: Sequence[int]) -> list[set[str]]:
+        """The certifications that each user holds, as far as this service knows."""
+        found = {document["_id"]: document async for document in self._members.find({"_id": {"$in": users}})}
+        return [
+            {code for code, known in found[user].get("certifications", {}).items() if known["held"]}
+            if user in found
+            else set()
+            for user in users
+        ]
+
+    async def keep_newest(self, changes: Sequence[tuple[int, str, HeldCertification]]) -> int:
+        """Note certifications, each only if it is newer than what is known; answer how many were not."""
+        requests: list[UpdateOne] = []
+        for user, code, known in changes:
+            name = f"certifications.{code}"
+            older: Mapping[str, object] = {
+                "_id": user,
+                "$or": [{name: {"$exists": False}}, {f"{name}.version": {"$lt": known.version}}],
+            }
+            requests += [
+                UpdateOne({"_id": user}, {"$setOnInsert": {"_id": user}}, upsert=True),
+                UpdateOne(older, {"$set": {name: known.model_dump()}}),
+            ]
+        result = await self._members.bulk_write(requests)
+        return len(changes) - result.modified_count

@@ -1,0 +1,246 @@
+"""Logging shifts: what is credited, what is a repeat, and one transaction for many people's shifts."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from math import floor
+
+from common import metrics
+from common.coalesce import Coalescer
+from common.errors import InvalidQuery, Unavailable
+from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
+from common.group import Group
+from common.mongo import Database, Session, is_own_error, transaction
+from common.outbox import Outbox
+from common.peers import Peer
+from shifts.errors import ImpossibleDuration, InvalidCertification, KeyReused, UnknownPlace
+from shifts.models import Claim, HeldCertification, LogQuery, Shift, Timesheet
+from shifts.plugins import PointsPolicy
+from shifts.repository import CLOCK_SKEW_SECONDS, Repository
+
+LONGEST_SECONDS = 24 * 3600
+OLDEST_SECONDS = 7 * 24 * 3600
+OVERLAP_FLAG_SECONDS = 60
+DEADLINE_SECONDS = 2.5
+CERTIFICATIONS_SECONDS = 0.3
+
+
+class Shifts:
+    """The use cases of shifts."""
+
+    def __init__(
+        self, group: Group, database: Database, outbox: Outbox, policy: PointsPolicy, certifications: Peer
+    ) -> None:
+        self._group = group
+        self._database = database
+        self._outbox = outbox
+        self._policy = policy
+        self._certifications = certifications
+        self._repository = Repository(database)
+        self._held = Coalescer[int, set[str]](self._repository.held_by)
+        self._records = Coalescer[Claim, bool](
+            self._record, key=lambda claim: claim.user, own_error=is_own_error
+        )
+
+    async def log(self, query: LogQuery, key: str, idempotency_key: str | None) -> bool:
+        """Record a shift, durably before this returns; answers whether it was recorded before.
+
+        `key` is the name of the caller's key. Raises UnknownPlace, ImpossibleDuration, KeyReused,
+        InvalidCertification, InvalidQuery for an `ended_at` out of range, and Unavailable.
+        """
+        place = self._group.places.get(query.place)
+        if place is None:
+            raise UnknownPlace
+        if not 1 <= query.duration <= LONGEST_SECONDS:
+            raise ImpossibleDuration
+        codes = set() if query.training else set(place.certifications)
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                claim = Claim(
+                    user=query.id,
+                    place=query.place,
+                    server=query.server,
+                    training=query.training,
+                    duration=query.duration,
+                    given_ended_at=query.ended_at,
+                    arrived_at=int(time.time()),
+                    key=key,
+                    idempotency_key=idempotency_key,
+                    is_certified=not codes or bool(codes & await self._held.submit(query.id)),
+                )
+                try:
+                    return await self._records.submit(claim)
+                except InvalidCertification:
+                    # This service's copy may be behind: ask the owner once before refusing.
+                    if not codes & await self._held_by_owner(query.id):
+                        raise
+                    return await self._records.submit(replace(claim, is_certified=True))
+        except TimeoutError as error:
+            raise Unavailable("database") from error
+
+    async def record_certifications(
+        self, changes: Sequence[CertificationGranted | CertificationRevoked]
+    ) -> int:
+        """Keep the newest of each certification; answers how many were not newer."""
+        return await self._repository.keep_newest(
+            [
+                (
+                    change.user,
+                    change.certification,
+                    HeldCertification(held=isinstance(change, CertificationGranted), version=change.version),
+                )
+                for change in changes
+            ]
+        )
+
+    async def _held_by_owner(self, user: int) -> set[str]:
+        answer = await self._certifications.get(
+            "/internal/certifications", seconds=CERTIFICATIONS_SECONDS, user=user
+        )
+        known = {
+            code: HeldCertification.model_validate(value) for code, value in answer["certifications"].items()
+        }
+        if known:
+            await self._repository.keep_newest([(user, code, value) for code, value in known.items()])
+        return {code for code, value in known.items() if value.held}
+
+    async def _record(self, claims: Sequence[Claim]) -> list[bool | Exception]:
+        async def work(session: Session) -> list[bool | Exception]:
+            by_key = await self._repository.by_idempotency_key(session, claims)
+            near = await self._repository.near(session, claims)
+            sheets = await self._repository.timesheets(session, (claim.user for claim in claims))
+            results: list[bool | Exception] = []
+            new: list[Shift] = []
+            changed: list[Timesheet] = []
+            for claim in claims:
+                try:
+                    used = by_key.get((claim.key, claim.idempotency_key))
+                    is_repeat = repeats(claim, used, near[claim.user])
+                    if not is_repeat:
+                        check(claim)
+                        shift, sheet = self._credit(claim, near[claim.user], sheets[claim.user])
+                        new.append(shift)
+                        changed.append(sheet)
+                    results.append(is_repeat)
+                except (KeyReused, InvalidCertification, InvalidQuery) as error:
+                    results.append(error)
+            if new:
+                await self._repository.add(session, new, changed)
+                await self._outbox.add(session, [logged(shift) for shift in new])
+            return results
+
+        results = await transaction(self._database, work)
+        self._outbox.wake()
+        metrics.SHIFTS_REPEATED.inc(sum(result is True for result in results))
+        return results
+
+    def _credit(self, claim: Claim, earlier: Sequence[Shift], sheet: Timesheet) -> tuple[Shift, Timesheet]:
+        uncovered = uncovered_seconds(
+            claim.started_at, claim.ended_at, [(shift.started_at, shift.ended_at) for shift in earlier]
+        )
+        longest = self._group.points.longest_credited_hours * 3600
+        credited = min(uncovered, longest)
+        exact = self._policy.points(credited, training=claim.training) + sheet.carry
+        flags = []
+        if claim.duration - uncovered > OVERLAP_FLAG_SECONDS:
+            flags.append("overlap")
+        if claim.duration > longest:
+            flags.append("long")
+        shift = Shift(
+            id=claim.id,
+            user=claim.user,
+            place=claim.place,
+            server=claim.server,
+            training=claim.training,
+            duration=claim.duration,
+            given_ended_at=claim.given_ended_at,
+            started_at=claim.started_at,
+            ended_at=claim.ended_at,
+            credited_seconds=credited,
+            points=floor(exact),
+            flags=tuple(flags),
+            key=claim.key,
+            idempotency_key=claim.idempotency_key,
+            logged_at=datetime.now(UTC),
+        )
+        return shift, Timesheet(claim.user, exact - floor(exact))
+
+
+def repeats(claim: Claim, used: Shift | None, near: Sequence[Shift]) -> bool:
+    """Whether the claim is a recorded shift told again.
+
+    `used` is the shift recorded under the claim's Idempotency-Key, if any; `near` are the person's shifts
+    around the claim. Raises KeyReused when the Idempotency-Key came with other parameters.
+    """
+    if claim.idempotency_key is not None:
+        if used is None:
+            return False
+        if (
+            used.user != claim.user
+            or used.given_ended_at != claim.given_ended_at
+            or not _is_same(claim, used)
+        ):
+            raise KeyReused
+        return True
+    if claim.given_ended_at is not None:
+        return any(shift.given_ended_at == claim.given_ended_at and _is_same(claim, shift) for shift in near)
+    return any(
+        2 * overlap_seconds(claim, shift) > claim.duration and _is_same(claim, shift) for shift in near
+    )
+
+
+def check(claim: Claim) -> None:
+    """Raises what a new shift is refused for: InvalidQuery for its time, InvalidCertification."""
+    if claim.given_ended_at is not None:
+        age = claim.arrived_at - claim.given_ended_at
+        if not -CLOCK_SKEW_SECONDS <= age <= OLDEST_SECONDS:
+            raise InvalidQuery("ended_at must be at most 60 seconds ahead and at most 7 days old")
+    if not claim.is_certified:
+        raise InvalidCertification
+
+
+def overlap_seconds(claim: Claim, shift: Shift) -> int:
+    """The seconds that both cover."""
+    return max(0, min(claim.ended_at, shift.ended_at) - max(claim.started_at, shift.started_at))
+
+
+def uncovered_seconds(start: int, end: int, covered: Sequence[tuple[int, int]]) -> int:
+    """The seconds of [start, end) that lie in none of the covered intervals, which may overlap."""
+    uncovered = 0
+    reached = start
+    for covered_start, covered_end in sorted(covered):
+        if covered_start >= end:
+            break
+        uncovered += max(0, covered_start - reached)
+        reached = max(reached, covered_end)
+    return uncovered + max(0, end - reached)
+
+
+def logged(shift: Shift) -> ShiftLogged:
+    """The event of a new shift; its id is the shift's."""
+    return ShiftLogged(
+        id=shift.id,
+        occurred_at=shift.logged_at,
+        user=shift.user,
+        place=shift.place,
+        server=shift.server,
+        training=shift.training,
+        started_at=shift.started_at,
+        ended_at=shift.ended_at,
+        duration=shift.duration,
+        credited_seconds=shift.credited_seconds,
+        points=shift.points,
+        flags=shift.flags,
+        logged_by=shift.key,
+    )
+
+
+def _is_same(claim: Claim, shift: Shift) -> bool:
+    return (claim.place, claim.server, claim.duration, claim.training) == (
+        shift.place,
+        shift.server,
+        shift.duration,
+        shift.training,
+    )
