@@ -1,0 +1,95 @@
+"""Requests that share a round trip."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from common.coalesce import Coalescer
+
+
+class Rounds:
+    """A round trip that waits until it is let through, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.started = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def double(self, items: Sequence[int]) -> list[int | Exception]:
+        """Twice each item; 13 is refused."""
+        self.batches.append(list(items))
+        self.started.set()
+        await self.gate.wait()
+        return [ValueError("13") if item == 13 else item * 2 for item in items]
+
+
+async def test_a_request_alone_waits_for_nobody() -> None:
+    rounds = Rounds()
+    rounds.gate.set()
+    assert await Coalescer[int, int](rounds.double).submit(4) == 8
+
+
+async def test_requests_that_arrive_during_a_round_trip_share_the_next() -> None:
+    rounds = Rounds()
+    coalescer = Coalescer[int, int](rounds.double)
+    tasks = [asyncio.create_task(coalescer.submit(1))]
+    await rounds.started.wait()
+    tasks += [asyncio.create_task(coalescer.submit(item)) for item in (2, 3, 4)]
+    await asyncio.sleep(0)
+    rounds.gate.set()
+    assert await asyncio.gather(*tasks) == [2, 4, 6, 8]
+    assert rounds.batches == [[1], [2, 3, 4]]
+
+
+async def test_an_item_refused_leaves_the_others_of_its_batch_alone() -> None:
+    rounds = Rounds()
+    rounds.gate.set()
+    coalescer = Coalescer[int, int](rounds.double)
+    results = await asyncio.gather(*map(coalescer.submit, (1, 13, 2)), return_exceptions=True)
+    assert [results[0], results[2]] == [2, 4]
+    assert isinstance(results[1], ValueError)
+
+
+async def test_one_batch_holds_one_item_of_a_key_and_keeps_their_order() -> None:
+    rounds = Rounds()
+    rounds.gate.set()
+    coalescer = Coalescer[int, int](rounds.double, key=lambda item: item % 10)
+    await asyncio.gather(*map(coalescer.submit, (1, 11, 21, 2)))
+    assert rounds.batches == [[1, 2], [11], [21]]
+
+
+async def test_items_are_run_alone_only_for_an_error_of_their_own() -> None:
+    batches: list[list[str]] = []
+
+    async def run(items: Sequence[str]) -> list[str]:
+        batches.append(list(items))
+        if "duplicate" in items:
+            raise KeyError
+        if "outage" in items:
+            raise TimeoutError
+        return list(items)
+
+    coalescer = Coalescer[str, str](run, own_error=lambda error: isinstance(error, KeyError))
+    results = await asyncio.gather(*map(coalescer.submit, ("a", "duplicate", "b")), return_exceptions=True)
+    assert [type(result) for result in results] == [str, KeyError, str]
+    assert batches == [["a", "duplicate", "b"], ["a"], ["duplicate"], ["b"]]
+
+    batches.clear()
+    results = await asyncio.gather(*map(coalescer.submit, ("a", "outage", "b")), return_exceptions=True)
+    assert [type(result) for result in results] == [TimeoutError] * 3
+    assert batches == [["a", "outage", "b"]]
+
+
+async def test_each_request_keeps_its_own_deadline_behind_a_stuck_batch() -> None:
+    rounds = Rounds()
+    coalescer = Coalescer[int, int](rounds.double)
+    stuck = asyncio.create_task(coalescer.submit(1))
+    await rounds.started.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await coalescer.submit(2)
+    rounds.gate.set()
+    assert await stuck == 2
+    assert await coalescer.submit(3) == 6
+    assert rounds.batches == [[1], [3]]

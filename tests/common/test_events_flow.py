@@ -1,0 +1,201 @@
+"""From the outbox over NATS to a handler: at least once, whatever fails in between."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats
+import pytest
+from fastapi import FastAPI
+from pymongo.errors import ConnectionFailure
+
+from common.app import Chassis, create_app
+from common.bus import DEAD_LETTERS, FAILURES_TO_DEAD_LETTER, STREAM, Handler
+from common.events import ApplicationSubmitted, Event, RankChanged
+from common.mongo import Database, Session, connect, migrate, transaction
+from common.outbox import OUTBOX, Outbox
+from common.settings import Settings
+from tests.support import Servers, settings, unique_id, wait_until
+
+
+@dataclass
+class Listener:
+    """A service that remembers what it was told, and fails as it is asked to."""
+
+    outbox: Outbox
+    database: Database
+    heard: list[Event] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    fails: dict[int, Exception] = field(default_factory=dict)
+    failures: Counter[int] = field(default_factory=Counter)
+
+    async def hear(self, events: Sequence[RankChanged]) -> int:
+        """The handler."""
+        for event in events:
+            if event.user in self.fails:
+                self.failures[event.user] += 1
+                raise self.fails[event.user]
+        self.batches.append(len(events))
+        self.heard += events
+        return 0
+
+    def users(self) -> list[int]:
+        """Whom was heard of, in order."""
+        return [event.user for event in self.heard if isinstance(event, RankChanged)]
+
+    async def tell(self, *events: Event) -> None:
+        """Store events as a use case does."""
+
+        async def work(session: Session) -> None:
+            await self.outbox.add(session, events)
+
+        await transaction(self.database, work)
+        self.outbox.wake()
+
+
+def changed(user: int, **given: Any) -> RankChanged:
+    """An event about this user."""
+    return RankChanged(**{"user": user, "username": "A", "rank": "Guest", "rankid": 0, "version": 1} | given)
+
+
+HANDLERS: Mapping[type[Event], Handler] = {RankChanged: Listener.hear}
+NAMES = (f"flow_{unique_id()}" for _ in iter(int, 1))
+
+
+@asynccontextmanager
+async def listening(servers: Servers, name: str) -> AsyncIterator[Listener]:
+    """A service of this name on the real chassis."""
+    own = settings(Settings, servers)
+    client, database = connect(own, name)
+    async with client:
+        await migrate(database, (OUTBOX, DEAD_LETTERS))
+
+    @asynccontextmanager
+    async def open_service(chassis: Chassis) -> AsyncIterator[Listener]:
+        yield Listener(chassis.outbox, chassis.database)
+
+    app: FastAPI = create_app(
+        name,
+        own,
+        routers=[],
+        open_service=open_service,
+        collections=(OUTBOX, DEAD_LETTERS),
+        handlers=HANDLERS,
+    )
+    async with app.router.lifespan_context(app):
+        yield app.state.service
+
+
+async def test_a_stored_event_reaches_the_handler_and_is_marked_sent(servers: Servers) -> None:
+    user = unique_id()
+    async with listening(servers, next(NAMES)) as listener:
+        event = changed(user)
+        await listener.tell(event)
+        await wait_until(lambda: user in listener.users())
+
+        async def is_marked() -> bool:
+            row = await listener.database["outbox"].find_one({"_id": event.id})
+            return row is not None and row["sent"] and "sent_at" in row
+
+        await wait_until(is_marked)
+
+
+async def test_what_a_crash_left_in_the_outbox_is_published_by_the_next_start(servers: Servers) -> None:
+    name, user = next(NAMES), unique_id()
+    own = settings(Settings, servers)
+    client, database = connect(own, name)
+    async with client:
+        await migrate(database, (OUTBOX, DEAD_LETTERS))
+
+        async def work(session: Session) -> None:
+            await Outbox(database).add(session, [changed(user)])
+
+        await transaction(database, work)
+    async with listening(servers, name) as listener:
+        await wait_until(lambda: user in listener.users())
+
+
+async def test_many_events_come_in_few_batches(servers: Servers) -> None:
+    users = [unique_id() for _ in range(400)]
+    async with listening(servers, next(NAMES)) as listener:
+        await listener.tell(*map(changed, users))
+        await wait_until(lambda: set(users) <= set(listener.users()))
+        assert max(listener.batches) > 10
+
+
+async def test_two_replicas_share_the_work(servers: Servers) -> None:
+    name, users = next(NAMES), [unique_id() for _ in range(50)]
+    async with listening(servers, name) as one, listening(servers, name) as other:
+        await one.tell(*map(changed, users))
+        await wait_until(lambda: set(users) <= set(one.users()) | set(other.users()))
+        assert not set(users) & set(one.users()) & set(other.users())
+
+
+async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead_letters(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.bus._LONGEST_PAUSE_SECONDS", 0.1)
+    bad, good = unique_id(), unique_id()
+    async with listening(servers, next(NAMES)) as listener:
+        listener.fails[bad] = ValueError("a bug")
+        event = changed(bad)
+        await listener.tell(event, changed(good))
+        await wait_until(lambda: good in listener.users())
+
+        async def is_buried() -> bool:
+            letter = await listener.database["dead_letters"].find_one({"_id": event.id})
+            return letter is not None and "10 times: ValueError: a bug" in letter["reason"]
+
+        await wait_until(is_buried)
+        assert bad not in listener.users()
+
+
+async def test_an_outage_makes_no_dead_letter_however_long_it_lasts(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.bus._LONGEST_PAUSE_SECONDS", 0.01)
+    user = unique_id()
+    async with listening(servers, next(NAMES)) as listener:
+        listener.fails[user] = ConnectionFailure("the primary is away")
+        await listener.tell(changed(user))
+        await wait_until(lambda: listener.failures[user] > 3 * FAILURES_TO_DEAD_LETTER)
+        listener.fails.clear()
+        await wait_until(lambda: user in listener.users())
+        assert await listener.database["dead_letters"].count_documents({}) == 0
+
+
+async def test_an_event_that_is_invalid_in_itself_goes_to_the_dead_letters_at_once(servers: Servers) -> None:
+    async with listening(servers, next(NAMES)) as listener:
+        client = await nats.connect(servers.nats_url)
+        marker = str(unique_id())
+        await client.jetstream().publish(
+            RankChanged.SUBJECT, b'{"user":"x"}', headers={"Nats-Msg-Id": marker}
+        )
+        await client.close()
+
+        async def is_buried() -> bool:
+            letter = await listener.database["dead_letters"].find_one({"_id": marker})
+            return letter is not None and letter["payload"] == b'{"user":"x"}' and "user" in letter["reason"]
+
+        await wait_until(is_buried)
+
+
+async def test_a_lost_stream_is_made_anew_and_events_flow_again(servers: Servers) -> None:
+    user = unique_id()
+    async with listening(servers, next(NAMES)) as listener:
+        await listener.tell(changed(unique_id()))
+        client = await nats.connect(servers.nats_url)
+        await client.jetstream().delete_stream(STREAM)
+        await client.close()
+        await listener.tell(changed(user))
+        await wait_until(lambda: user in listener.users(), seconds=30)
+
+
+async def test_an_event_of_another_kind_is_left_to_others(servers: Servers) -> None:
+    user = unique_id()
+    async with listening(servers, next(NAMES)) as listener:
+        await listener.tell(ApplicationSubmitted(application="a", user=user, url="u"), changed(user))
+        await wait_until(lambda: user in listener.users())
+        assert all(isinstance(event, RankChanged) for event in listener.heard)

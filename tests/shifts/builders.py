@@ -1,0 +1,41 @@
+"""What the tests of shifts are made of."""
+
+import time
+from typing import Any
+
+import httpx
+
+from common.peers import KEY_NAME_HEADER
+from tests.support import unique_id
+
+
+def shift(**given: Any) -> dict[str, Any]:
+    """The parameters of a shift of a new person, ten minutes long and just ended."""
+    return {
+        "id": unique_id(),
+        "place": 1001,
+        "duration": 600,
+        "training": "false",
+        "server": "server-1",
+        "ended_at": int(time.time()),
+    } | given
+
+
+def bare(**given: Any) -> dict[str, Any]:
+    """The form of old games: no `ended_at`, and sent without an Idempotency-Key."""
+    parameters = shift(**given)
+    del parameters["ended_at"]
+    return parameters
+
+
+async def log(
+    client: httpx.AsyncClient,
+    parameters: dict[str, Any],
+    idempotency_key: str | None = None,
+    key: str = "game",
+) -> httpx.Response:
+    """POST /log as the gateway forwards it, with the key's name."""
+    headers = {KEY_NAME_HEADER: key}
+    if idempotency_key is not None:
+        headers["Idempotency-Key"] = idempotency_key
+    return await client.post("/log", params=parameters, headers=headers)

@@ -1,0 +1,44 @@
+"""One shifts service for the tests of this folder, with a real certifications service beside it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from certifications import main as certifications
+from certifications.settings import CertificationsSettings
+from common.mongo import Database, connect
+from common.peers import Apps
+from shifts import main as shifts
+from shifts.service import Shifts
+from shifts.settings import ShiftsSettings
+from tests.support import Servers, running, settings
+
+
+@dataclass(frozen=True)
+class Park:
+    """Two replicas of the running service, its use cases, its database, and that of certifications."""
+
+    client: httpx.AsyncClient
+    replica: httpx.AsyncClient
+    service: Shifts
+    database: Database
+    certifications: Database
+
+
+@pytest.fixture(scope="module")
+async def park(servers: Servers) -> AsyncIterator[Park]:
+    """The service, for a whole file of tests."""
+    own = settings(ShiftsSettings, servers)
+    neighbour = settings(CertificationsSettings, servers)
+    apps: Apps = {"certifications": certifications.create(neighbour)}
+    app = shifts.create(own, apps)
+    client, database = connect(own, "shifts")
+    async with (
+        running(apps["certifications"], neighbour),
+        running(app, own) as http,
+        running(shifts.create(own, apps), own) as replica,
+        client,
+    ):
+        yield Park(http, replica, app.state.service, database, client["certifications"])
