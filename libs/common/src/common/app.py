@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pymongo
@@ -112,9 +113,21 @@ def create_app(
     return app
 
 
-def bare_app(title: str, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+def bare_app(
+    title: str,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    *,
+    openapi_url: str | None = "/openapi.json",
+) -> FastAPI:
     """A FastAPI app that answers every error in the contract's shape."""
-    app = FastAPI(title=title, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=title,
+        lifespan=lifespan,
+        openapi_url=openapi_url,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(PyMongoError, _on_mongo_error)
@@ -127,8 +140,15 @@ def answer(model: BaseModel, *, headers: Mapping[str, str] | None = None) -> Res
     return Response(body, media_type="application/json", headers=headers)
 
 
-def run(app: ASGIApp, settings: Settings, name: str) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is in flight."""
+def run(
+    app: ASGIApp,
+    settings: Settings,
+    name: str,
+    *,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish what is in flight; HTTPS where a certificate is given."""
     configure_logging(name, settings.log_level)
     gc.collect()
     gc.freeze()
@@ -142,6 +162,8 @@ def run(app: ASGIApp, settings: Settings, name: str) -> None:
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=10,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
     )
 
 

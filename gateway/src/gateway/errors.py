@@ -1,0 +1,109 @@
+"""What can go wrong at the gateway, for a request and for an operator who changes keys."""
+
+from collections.abc import Iterable
+
+from common.errors import ServiceError
+
+
+class NotFound(ServiceError):
+    """404: `routes.toml` has no such path, or it was not written in its one canonical way."""
+
+    def __init__(self) -> None:
+        super().__init__(404, "not found")
+
+
+class MethodNotAllowed(ServiceError):
+    """405: the path is public, but not with this method."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__(405, "method not allowed", headers={"Allow": ", ".join(sorted(allowed))})
+
+
+class MissingKey(ServiceError):
+    """401: the route needs a key, and none is given."""
+
+    def __init__(self) -> None:
+        super().__init__(401, "invalid key")
+
+
+class WrongKey(ServiceError):
+    """401: the key is unknown, expired or revoked, or several that differ are given."""
+
+    def __init__(self) -> None:
+        super().__init__(401, "invalid key")
+
+
+class AccessDenied(ServiceError):
+    """403: the key is good, but not for this, or not from here."""
+
+    def __init__(self) -> None:
+        super().__init__(403, "access denied")
+
+
+class BodyTooSlow(ServiceError):
+    """408: the body did not arrive in time."""
+
+    def __init__(self) -> None:
+        super().__init__(408, "body did not arrive in time", headers={"Connection": "close"})
+
+
+class BodyTooLarge(ServiceError):
+    """413: the body is larger than the route takes; `unread` when some of it still arrives."""
+
+    def __init__(self, *, unread: bool = False) -> None:
+        super().__init__(413, "body too large", headers={"Connection": "close"} if unread else None)
+
+
+class UnsupportedEncoding(ServiceError):
+    """415: the body is packed in a way other than gzip."""
+
+    def __init__(self) -> None:
+        super().__init__(415, "unsupported content encoding", headers={"Accept-Encoding": "gzip"})
+
+
+class TooManyRequests(ServiceError):
+    """429: a limit is reached; the next request may pass after `seconds`."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(429, "too many requests", headers={"Retry-After": str(seconds)})
+
+
+class UpstreamLost(ServiceError):
+    """502: the service took the request and did not answer it; nobody knows whether it took effect."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(502, f"{service} did not answer, try again", headers={"Retry-After": "1"})
+
+
+class UpstreamSlow(ServiceError):
+    """504: the service did not answer in the route's time; nobody knows whether the request took effect."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(504, f"{service} did not answer in time, try again", headers={"Retry-After": "1"})
+
+
+class KeyProblem(Exception):
+    """What an operator asked of a key cannot be done; the text is one sentence for the operator."""
+
+
+class NameTaken(KeyProblem):
+    """A key of this name is in use."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'There is a key named "{name}" already: rotate it, revoke it, or choose another name.'
+        )
+
+
+class NoSuchKey(KeyProblem):
+    """No key of this name is in use."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f'There is no key named "{name}" in use.')
+
+
+class InvalidKeyField(KeyProblem):
+    """A key cannot have this value."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}.")

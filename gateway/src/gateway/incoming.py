@@ -1,0 +1,153 @@
+"""What of a request is read, and what of it a service may see."""
+
+import asyncio
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import parse_qsl, quote_from_bytes, unquote_plus
+
+from starlette.types import Receive
+
+from common.errors import InvalidQuery
+from gateway.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
+
+Header = tuple[bytes, bytes]
+Network = IPv4Network | IPv6Network
+
+BODY_SECONDS = 10.0
+_DISCARDED_BYTES = 1 << 20
+"""Read beyond the limit before a large body is refused: most clients read no answer before all is sent."""
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NOT_FORWARDED = HOP_BY_HOP | {
+    b"accept-encoding",
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"x-api-key",
+    b"x-real-ip",
+    b"x-request-id",
+}
+
+
+def read_headers(raw: Iterable[Header]) -> tuple[dict[str, str], list[Header]]:
+    """The headers by name, repeated ones joined, and those that a service may see."""
+    headers: dict[str, str] = {}
+    forwarded: list[Header] = []
+    for header in raw:
+        name, value = header[0].decode("latin-1"), header[1].decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if _is_forwarded(header[0]):
+            forwarded.append(header)
+    connection = headers.get("connection", "keep-alive").lower()
+    if connection not in ("keep-alive", "close"):
+        for_this_hop = {name.strip().encode("latin-1") for name in connection.split(",")}
+        forwarded = [header for header in forwarded if header[0] not in for_this_hop]
+    return headers, forwarded
+
+
+@lru_cache(1024)
+def _is_forwarded(name: bytes) -> bool:
+    # An underscore can pass for a hyphen further on, so such a name could smuggle in one of the others.
+    return not (name in _NOT_FORWARDED or b"_" in name or name.startswith((b"x-callboard-", b"x-forwarded-")))
+
+
+def read_query(raw: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
+    """The parameters, and the query that a service may see: without `key`, else as it came."""
+    if not raw.isascii():
+        raw = quote_from_bytes(raw, safe=bytes(range(128))).encode()
+    pairs = parse_qsl(raw.decode(), keep_blank_values=True)
+    if any(name == "key" for name, _ in pairs):
+        parts = raw.split(b"&")
+        raw = b"&".join(part for part in parts if unquote_plus(part.partition(b"=")[0].decode()) != "key")
+    return pairs, raw
+
+
+def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
+    """Whose request it is: the peer, or whom the trusted proxies say they were called by, nearest first."""
+    address = _parse_address(peer)
+    if address is None:
+        return peer
+    hops = forwarded_for.split(",")
+    while hops and any(address in network for network in trusted):
+        before = _parse_address(hops.pop().strip())
+        if before is None:
+            break
+        address = before
+    return str(address)
+
+
+@lru_cache(4096)
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
+    """The body, unpacked; the limit counts what arrives and what it unpacks to.
+
+    Raises BodyTooLarge, BodyTooSlow, UnsupportedEncoding and InvalidQuery.
+    """
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        return b""
+    encoding = headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", "gzip"):
+        raise UnsupportedEncoding
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _receive_body(receive, limit)
+    except TimeoutError:
+        raise BodyTooSlow from None
+    return _unpack(body, limit) if encoding == "gzip" else body
+
+
+async def _receive_body(receive: Receive, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidQuery("body ends early")
+        part = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
+        if size <= limit:
+            parts.append(part)
+        elif size > limit + _DISCARDED_BYTES:
+            raise BodyTooLarge(unread=more)
+    if size > limit:
+        raise BodyTooLarge
+    return b"".join(parts)
+
+
+def _unpack(body: bytes, limit: int) -> bytes:
+    gzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        unpacked = gzip.decompress(body, limit + 1)
+    except zlib.error:
+        raise InvalidQuery("body is not gzip") from None
+    if len(unpacked) > limit:
+        raise BodyTooLarge
+    if not gzip.eof or gzip.unused_data:
+        raise InvalidQuery("body is not gzip")
+    return unpacked

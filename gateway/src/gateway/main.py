@@ -1,0 +1,73 @@
+"""The gateway: `python -m gateway.main`."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+
+from fastapi import FastAPI
+from prometheus_client import start_http_server
+
+from common.app import Health, add_health_routes, bare_app, run
+from common.group import load_group
+from common.mongo import check_migrated, connect
+from common.peers import Apps
+from common.plugins import load
+from common.settings import read_settings
+from gateway.docs import Docs, add_docs_routes
+from gateway.proxy import Door, Proxy
+from gateway.repository import COLLECTIONS
+from gateway.routes import load_routes
+from gateway.settings import GatewaySettings
+from gateway.upstreams import Upstreams
+
+NAME = "gateway"
+
+
+def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
+    """The gateway; `apps` are the services of this process, if any."""
+    routes = load_routes()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        group = load_group(settings.config)
+        async with AsyncExitStack() as stack:
+            client, database = connect(settings, NAME)
+            stack.push_async_callback(client.close)
+            await check_migrated(database, COLLECTIONS)
+            policies = [load("callboard.policies", name, group, database) for name in group.plugins.policies]
+            for policy in policies:
+                if isinstance(policy, AbstractAsyncContextManager):
+                    await stack.enter_async_context(policy)
+            upstreams = await stack.enter_async_context(Upstreams(settings, apps or {}))
+            stack.enter_context(_metrics_page(settings))
+            app.state.proxy = Proxy(routes, policies, upstreams, settings.trusted_proxies)
+            app.state.docs = Docs(routes, upstreams)
+            app.state.health = Health(database, bus=None)
+            yield
+            app.state.health.is_draining = True
+
+    app = bare_app(NAME, lifespan, openapi_url=None)
+    add_health_routes(app)
+    add_docs_routes(app)
+    app.add_middleware(Door)
+    return app
+
+
+@contextmanager
+def _metrics_page(settings: GatewaySettings) -> Iterator[None]:
+    if not settings.metrics_port:
+        yield
+        return
+    server, thread = start_http_server(settings.metrics_port, settings.metrics_host)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+if __name__ == "__main__":
+    own_settings = read_settings(GatewaySettings)
+    run(
+        create(own_settings), own_settings, NAME, tls_cert=own_settings.tls_cert, tls_key=own_settings.tls_key
+    )

@@ -1,0 +1,63 @@
+"""A key, as it is stored and as the gateway knows it."""
+
+import re
+from datetime import datetime
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal
+
+import limits
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from common.group import PlaceId
+
+KeyScope = Literal["roblox", "discord", "operator"]
+
+_RATE = re.compile(r"([1-9][0-9]{0,8})/(s|min|h|day)")
+_UNITS = {"s": "second", "min": "minute", "h": "hour", "day": "day"}
+
+
+@lru_cache(1024)
+def parse_rate(text: str) -> limits.RateLimitItem:
+    """The limit that "500/min" means. Raises ValueError."""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise ValueError('expected a number per s, min, h or day, such as "500/min"')
+    return limits.parse(f"{found[1]} per {_UNITS[found[2]]}")
+
+
+def _is_a_rate(text: str) -> str:
+    parse_rate(text)
+    return text
+
+
+Rate = Annotated[str, AfterValidator(_is_a_rate)]
+"""How often: a number per s, min, h or day, such as "500/min"."""
+
+
+class Key(BaseModel):
+    """All that is known of a key, which is not the key itself.
+
+    Empty `places` or `networks` allow every one; without `rate`, the configured one holds. `current` is the
+    newest key of its name, until it is revoked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    hash: bytes = Field(exclude=True, repr=False)
+    prefix: str
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    scope: KeyScope
+    places: frozenset[PlaceId] = frozenset()
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    rate: Rate | None = None
+    expires_at: AwareDatetime | None = None
+    created_at: AwareDatetime
+    created_by: str
+    last_used_at: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = None
+    current: bool = True
+
+    def is_valid(self, now: datetime) -> bool:
+        """Whether it opens anything at this time."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -1,0 +1,170 @@
+"""The way of one request: its route, what it must pass, the service that answers it, and the log line.
+
+This is plain ASGI, outside of FastAPI's routing: every request crosses it, so each call in it counts.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from common import metrics
+from common.app import internal_error
+from common.errors import ServiceError
+from common.events import new_id
+from common.logs import key_name, request_id
+from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER
+from gateway.errors import MethodNotAllowed, MissingKey
+from gateway.incoming import Header, Network, client_address, read_body, read_headers, read_query
+from gateway.policies import Call, Policy, SeesRefusals
+from gateway.routes import Route, Routes
+from gateway.upstreams import Answer, Outgoing, Upstreams
+
+logger = logging.getLogger(__name__)
+access_log = logging.getLogger("gateway.access")
+
+OWN_PAGES = frozenset({b"/healthz", b"/readyz", b"/docs", b"/openapi.json"})
+
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
+_KEY_NAME = KEY_NAME_HEADER.encode()
+
+
+class Door:
+    """The outermost layer: the gateway's own pages go on to FastAPI, all else to the proxy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["raw_path"] not in OWN_PAGES:
+            await scope["app"].state.proxy(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class Proxy:
+    """Forwards what is public to the service behind it, once every policy lets it pass."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        policies: Sequence[Policy],
+        upstreams: Upstreams,
+        trusted_proxies: Sequence[Network],
+    ) -> None:
+        self._routes = routes
+        self._checks = [policy.check for policy in policies]
+        self._refused = [policy.refused for policy in policies if isinstance(policy, SeesRefusals)]
+        self._upstreams = upstreams
+        self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request = new_id()
+        request_id.set(request)
+        key_name.set(None)
+        template, method = "other", "other"
+        call: Call | None = None
+        try:
+            path = scope["raw_path"].decode("latin-1")
+            methods, parameters = self._routes.find(path)
+            route = methods.get(scope["method"])
+            if route is None:
+                template = next(iter(methods.values())).path
+                raise MethodNotAllowed(methods)
+            template, method = route.path, route.method
+            headers, forwarded = read_headers(scope["headers"])
+            pairs, query = read_query(scope["query_string"])
+            address = scope["client"][0] if scope["client"] else ""
+            if self._trusted_proxies:
+                address = client_address(address, headers.get("x-forwarded-for", ""), self._trusted_proxies)
+            call = Call(route, parameters, headers, pairs, address)
+            await self._admit(call)
+            body = await read_body(receive, headers, route.max_body_bytes)
+            answer = await self._upstreams.send(
+                route.service,
+                Outgoing(
+                    route.method,
+                    path,
+                    query,
+                    _signed(forwarded, request, call),
+                    body,
+                    route.seconds,
+                    _is_repeatable(route, forwarded),
+                ),
+            )
+        except ServiceError as error:
+            answer = _refusal(error)
+        except Exception:
+            logger.exception("unexpected error")
+            failure = internal_error(request)
+            answer = Answer(500, failure.raw_headers, bytes(failure.body))
+        answer.headers.append((_REQUEST_ID, request.encode()))
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
+        _note(template, method, call, answer.status, time.perf_counter() - started)
+
+    async def _admit(self, call: Call) -> None:
+        """Raises what the first policy raises that does not let the request pass."""
+        try:
+            for check in self._checks:
+                await check(call)
+        except ServiceError as error:
+            for refused in self._refused:
+                await refused(call, error)
+            raise
+        finally:
+            if call.key is not None:
+                key_name.set(call.key.name)
+        if call.key is None and not call.route.anyone:
+            raise MissingKey
+
+
+def _signed(forwarded: list[Header], request: str, call: Call) -> list[Header]:
+    """The headers with what services believe, as it comes with the internal token."""
+    forwarded.append((_REQUEST_ID, request.encode()))
+    if call.key is not None:
+        forwarded.append((_KEY_NAME, call.key.name.encode()))
+    return forwarded
+
+
+def _is_repeatable(route: Route, forwarded: Sequence[Header]) -> bool:
+    return route.method == "GET" or (
+        route.idempotent and any(name == b"idempotency-key" for name, _ in forwarded)
+    )
+
+
+def _refusal(error: ServiceError) -> Answer:
+    body = json.dumps(error.body(), separators=(",", ":"), ensure_ascii=False).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    return Answer(error.status, headers, body)
+
+
+def _note(template: str, method: str, call: Call | None, status: int, seconds: float) -> None:
+    count, duration = _metrics_of(method, template, status)
+    count.inc()
+    duration.observe(seconds)
+    place = next(iter(call.values("place")), "") if call else ""
+    access_log.info(
+        "request",
+        extra={
+            "method": method,
+            "route": template,
+            "status": status,
+            "milliseconds": round(seconds * 1000, 1),
+            "place": place if place.isascii() and place.isdecimal() and len(place) <= 19 else None,
+        },
+    )
+
+
+@lru_cache(4096)
+def _metrics_of(method: str, template: str, status: int) -> tuple[Counter, Histogram]:
+    return (
+        metrics.REQUESTS.labels("gateway", method, template, status),
+        metrics.REQUEST_SECONDS.labels("gateway", template),
+    )

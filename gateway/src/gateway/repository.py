@@ -1,0 +1,120 @@
+"""The only MongoDB calls of the gateway, and the shape of its collections."""
+
+from collections.abc import Collection as Hashes
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel
+from pymongo.errors import DuplicateKeyError
+
+from common.mongo import Collection, Database, Session
+from gateway.errors import NameTaken
+from gateway.models import Key
+
+KEYS = Collection(
+    "keys",
+    indexes=(
+        IndexModel([("hash", ASCENDING)], name="one_per_hash", unique=True),
+        IndexModel(
+            [("name", ASCENDING)],
+            name="one_current_per_name",
+            unique=True,
+            partialFilterExpression={"current": True},
+        ),
+        IndexModel([("changed_at", ASCENDING)], name="changed_at"),
+    ),
+    schema={
+        "bsonType": "object",
+        "required": ["hash", "prefix", "name", "scope", "current", "created_at", "created_by", "changed_at"],
+        "properties": {
+            "hash": {"bsonType": "binData"},
+            "name": {"bsonType": "string"},
+            "scope": {"enum": ["roblox", "discord", "operator"]},
+            "current": {"bsonType": "bool"},
+            "expires_at": {"bsonType": ["date", "null"]},
+            "revoked_at": {"bsonType": ["date", "null"]},
+            "changed_at": {"bsonType": "date"},
+        },
+    },
+)
+
+AUDIT = Collection(
+    "audit",
+    indexes=(IndexModel([("at", ASCENDING)], name="at"),),
+    schema={"bsonType": "object", "required": ["at", "by", "action", "name"]},
+)
+
+COLLECTIONS = (KEYS, AUDIT)
+
+_CHANGED_NOW = {"$currentDate": {"changed_at": True}}
+"""By the server's clock: those of the machines that change and read keys may differ."""
+
+
+class Repository:
+    """Keys by name and by change, and the record of who changed them."""
+
+    def __init__(self, database: Database) -> None:
+        self._keys = database[KEYS.name]
+        self._audit = database[AUDIT.name]
+
+    async def add(self, session: Session, key: Key) -> None:
+        """Store a new key. Raises NameTaken."""
+        document = key.model_dump() | {
+            "hash": key.hash,
+            "places": sorted(key.places),
+            "networks": [str(network) for network in key.networks],
+        }
+        try:
+            await self._keys.update_one(
+                {"hash": key.hash}, {"$set": document, **_CHANGED_NOW}, upsert=True, session=session
+            )
+        except DuplicateKeyError:
+            raise NameTaken(key.name) from None
+
+    async def current(self, session: Session, name: str) -> Key | None:
+        """The newest key of this name, unless it is revoked."""
+        found = await self._keys.find_one({"name": name, "current": True}, session=session)
+        return Key.model_validate(found) if found else None
+
+    async def succeed(self, session: Session, key: Key, expires_at: datetime) -> None:
+        """Let another key take this one's name; this one is valid until it expires."""
+        changes = {"current": False, "expires_at": expires_at}
+        await self._keys.update_one({"hash": key.hash}, {"$set": changes, **_CHANGED_NOW}, session=session)
+
+    async def revoke(self, session: Session, name: str, at: datetime) -> int:
+        """Revoke every key of this name; answers how many."""
+        result = await self._keys.update_many(
+            {"name": name, "revoked_at": None},
+            {"$set": {"current": False, "revoked_at": at}, **_CHANGED_NOW},
+            session=session,
+        )
+        return result.modified_count
+
+    async def note(
+        self, session: Session, *, at: datetime, by: str, action: str, name: str, **more: Any
+    ) -> None:
+        """Record who did what to the key; nothing ever changes or removes these records."""
+        await self._audit.insert_one(
+            {"at": at, "by": by, "action": action, "name": name, **more}, session=session
+        )
+
+    async def all(self) -> list[Key]:
+        """Every key there ever was, by name, the newest of a name last."""
+        found = self._keys.find().sort([("name", ASCENDING), ("created_at", ASCENDING)])
+        return [Key.model_validate(document) async for document in found]
+
+    async def changed_since(self, moment: datetime | None) -> tuple[list[Key], datetime | None]:
+        """The keys changed at or after the moment (None: all), and when the latest of them was changed."""
+        found = await self._keys.find({"changed_at": {"$gte": moment}} if moment else {}).to_list()
+        latest = max((document["changed_at"] for document in found), default=None)
+        return [Key.model_validate(document) for document in found], latest
+
+    async def note_use(self, hashes: Hashes[bytes], at: datetime) -> None:
+        """Record that keys were used, unless another gateway did so in the last minute."""
+        await self._keys.update_many(
+            {
+                "hash": {"$in": list(hashes)},
+                "$or": [{"last_used_at": None}, {"last_used_at": {"$lte": at - timedelta(minutes=1)}}],
+            },
+            {"$set": {"last_used_at": at}},
+        )

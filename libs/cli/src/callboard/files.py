@@ -1,0 +1,28 @@
+"""Files that hold secrets or state: private to the user, and never seen half written."""
+
+import os
+from pathlib import Path
+
+from callboard.errors import CommandError
+
+
+def private_dir(path: Path) -> Path:
+    """The folder, made if need be, that only its owner can look into. Raises CommandError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise CommandError(f"The folder {path} cannot be used: {error.strerror}.") from error
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Put `text` in place of the file at once; only its owner can read it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,65 @@
+"""The gateway and all services in one process: `python -m callboard.one_process DATA_DIR`.
+
+The gateway calls the services' apps directly, without a socket; the apps are those that run in processes of
+their own elsewhere.
+"""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from accounts import main as accounts
+from applications import main as applications
+from applications.settings import ApplicationsSettings
+from callboard.prepare import prepare
+from certifications import main as certifications
+from certifications.settings import CertificationsSettings
+from common.app import run
+from common.group import load_group
+from common.peers import Apps
+from common.settings import Settings, read_settings
+from gateway import main as gateway
+from gateway.settings import GatewaySettings
+from shifts import main as shifts
+from shifts.settings import ShiftsSettings
+
+
+def create(settings: GatewaySettings, data_dir: Path) -> FastAPI:
+    """The gateway's app, which prepares the databases and runs the services for as long as it runs itself."""
+    apps: Apps = {}
+    services = [
+        accounts.create(read_settings(Settings), apps),
+        certifications.create(read_settings(CertificationsSettings), apps),
+        applications.create(read_settings(ApplicationsSettings), apps),
+        shifts.create(read_settings(ShiftsSettings), apps),
+    ]
+    apps.update((service.title, service) for service in services)
+    app = gateway.create(settings, apps)
+    run_gateway = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def run_all(app: FastAPI) -> AsyncIterator[None]:
+        await prepare(settings, data_dir)
+        async with AsyncExitStack() as stack:
+            for service in services:
+                await stack.enter_async_context(service.router.lifespan_context(service))
+            await stack.enter_async_context(run_gateway(app))
+            yield
+
+    app.router.lifespan_context = run_all
+    return app
+
+
+if __name__ == "__main__":
+    own_settings = read_settings(GatewaySettings)
+    load_group(own_settings.config)  # a mistake in it is told before anything waits for MongoDB
+    run(
+        create(own_settings, Path(sys.argv[1])),
+        own_settings,
+        "callboard",
+        tls_cert=own_settings.tls_cert,
+        tls_key=own_settings.tls_key,
+    )

@@ -1,0 +1,76 @@
+"""What must be done before the services start: `python -m callboard.prepare DATA_DIR`."""
+
+import asyncio
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pymongo
+from pymongo.errors import PyMongoError
+
+from callboard.databases import migrate_all
+from callboard.errors import CommandError
+from callboard.files import write_private
+from callboard.servers import is_ours, prepare_mongod
+from common.group import load_group
+from common.logs import configure_logging
+from common.mongo import connect
+from common.settings import Settings, read_settings
+from gateway.keys import create_key, list_keys, rotate_key
+from gateway.models import KeyScope
+
+FIRST_KEYS: tuple[KeyScope, ...] = ("roblox", "discord", "operator")
+_MAKER = "callboard up"
+
+
+async def prepare(settings: Settings, data_dir: Path) -> None:
+    """Make MongoDB ready, migrate every database and, at the first start, make one key for each scope.
+
+    Safe to repeat. Raises CommandError and ConfigurationError.
+    """
+    load_group(settings.config)
+    url = settings.mongo_url.get_secret_value()
+    if is_ours(data_dir, url):
+        await prepare_mongod(url)
+    else:
+        await _check(settings)
+    await migrate_all(settings)
+    await _make_first_keys(settings, data_dir)
+
+
+async def _check(settings: Settings) -> None:
+    client, database = connect(settings, "gateway")
+    async with client:
+        try:
+            with pymongo.timeout(10):
+                hello = await database.command("hello")
+        except PyMongoError as error:
+            raise CommandError(f"MongoDB cannot be used: {str(error).partition(', Timeout')[0]}.") from error
+    if "setName" not in hello:
+        raise CommandError("MongoDB cannot be used: it is no member of a replica set.")
+
+
+async def _make_first_keys(settings: Settings, data_dir: Path) -> None:
+    """Write keys.env once; a start that died while doing so is made good by the next."""
+    file, unfinished = data_dir / "keys.env", data_dir / "keys.env.unfinished"
+    client, database = connect(settings, "gateway")
+    async with client:
+        present = {key.name for key in await list_keys(database) if key.current}
+        if not unfinished.exists() and (file.exists() or present):
+            return
+        write_private(unfinished, "")
+        lines = []
+        for name in FIRST_KEYS:
+            if name in present:
+                key = await rotate_key(database, name, timedelta(0), by=_MAKER)
+            else:
+                key = await create_key(database, name=name, scope=name, created_by=_MAKER)
+            lines.append(f"{name.upper()}_KEY={key}\n")
+        write_private(file, "".join(lines))
+        unfinished.unlink()
+
+
+if __name__ == "__main__":
+    own_settings = read_settings(Settings)
+    configure_logging("prepare", own_settings.log_level)
+    asyncio.run(prepare(own_settings, Path(sys.argv[1])))

@@ -1,0 +1,182 @@
+"""Keeps processes running: starts them again when they die, and stops them in order."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from callboard.errors import CommandError
+from callboard.files import private_dir
+from callboard.system import SUPERVISOR, Process, answers_ok, write_run_file
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 10.0
+_STEADY_SECONDS = 30.0
+"""A component that ran this long is started again at once when it dies."""
+
+_STOP_SECONDS = 20.0
+_LOG_BYTES = 10_000_000
+_SENTENCE = re.compile(r"(?:common|callboard)\.errors\.\w+: (.+)")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A process to keep running; those of a higher `rank` are stopped before those of a lower one.
+
+    It is ready when its `health_url` answers 200; without one, when its port listens; with an end, once it
+    has ended well.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    port: int | None
+    rank: int
+    env: Mapping[str, str]
+    health_url: str | None = None
+    has_an_end: bool = False
+
+
+@dataclass
+class _Kept:
+    component: Component
+    process: subprocess.Popen[bytes]
+    entry: Process
+    started: float
+    log_start: int
+    pause: float = _FIRST_PAUSE_SECONDS
+    due: float | None = None
+
+
+class Supervisor:
+    """The components of one data folder; run.json lists those that run. `tell` shows a line to the operator."""
+
+    def __init__(self, data_dir: Path, tell: Callable[[str], None]) -> None:
+        self._data_dir = data_dir
+        self._logs = private_dir(data_dir / "logs")
+        self._tell = tell
+        self._kept: dict[str, _Kept] = {}
+        self._own_entry = Process(SUPERVISOR, os.getpid(), None, None, None, psutil.Process().create_time())
+
+    def start(self, component: Component) -> None:
+        """Start a component, and list it."""
+        self._kept[component.name] = self._spawn(component)
+        self._write_run_file()
+
+    def check(self) -> None:
+        """Raises CommandError when a component has died: while starting up, nothing is started again."""
+        for kept in self._kept.values():
+            code = kept.process.poll()
+            if code is not None and not (kept.component.has_an_end and code == 0):
+                raise CommandError(
+                    _sentence_in(self._log(kept.component), kept.log_start)
+                    or f"{kept.component.name} {_ended(code)} while it started; see {kept.entry.log}."
+                )
+
+    def is_ready(self, component: Component) -> bool:
+        """Whether the component is ready; one that has an end is then forgotten."""
+        if component.has_an_end:
+            if self._kept[component.name].process.poll() != 0:
+                return False
+            del self._kept[component.name]
+            self._write_run_file()
+            return True
+        if component.health_url:
+            return answers_ok(component.health_url)
+        with suppress(OSError), socket.create_connection(("127.0.0.1", component.port or 0), timeout=1):
+            return True
+        return False
+
+    def look_after(self) -> None:
+        """Start again what has died, after a pause that grows while it keeps dying."""
+        now = time.monotonic()
+        for kept in list(self._kept.values()):
+            code = kept.process.poll()
+            if code is None:
+                continue
+            if kept.due is None:
+                if now - kept.started > _STEADY_SECONDS:
+                    kept.pause = _FIRST_PAUSE_SECONDS
+                kept.due = now + kept.pause
+                self._write_run_file()
+                self._tell(f"{kept.component.name} {_ended(code)}; it starts again in {kept.pause:.1f} s.")
+            elif now >= kept.due:
+                again = self._spawn(kept.component)
+                again.pause = min(kept.pause * 2, _LONGEST_PAUSE_SECONDS)
+                self._kept[kept.component.name] = again
+                self._write_run_file()
+
+    def stop(self) -> None:
+        """Stop everything, and forget run.json."""
+        for rank in sorted({kept.component.rank for kept in self._kept.values()}, reverse=True):
+            _stop(kept.process for kept in self._kept.values() if kept.component.rank == rank)
+        self._kept.clear()
+        (self._data_dir / "run.json").unlink(missing_ok=True)
+
+    def _spawn(self, component: Component) -> _Kept:
+        path = self._log(component)
+        if path.exists() and path.stat().st_size > _LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("ab") as log:
+            log_start = log.tell()
+            process = subprocess.Popen(  # noqa: S603 - our own components
+                component.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=component.env,
+                start_new_session=True,  # Ctrl-C reaches the supervisor only, which stops all in order
+            )
+        entry = Process(
+            component.name,
+            process.pid,
+            component.port,
+            component.health_url,
+            str(path),
+            psutil.Process(process.pid).create_time(),  # it may have ended, but nobody has waited for it yet
+        )
+        return _Kept(component, process, entry, time.monotonic(), log_start)
+
+    def _log(self, component: Component) -> Path:
+        return self._logs / f"{component.name}.log"
+
+    def _write_run_file(self) -> None:
+        running = [kept.entry for kept in self._kept.values() if kept.due is None]
+        write_run_file(self._data_dir, [self._own_entry, *running])
+
+
+def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    remaining = list(processes)
+    for process in remaining:
+        process.terminate()
+    deadline = time.monotonic() + _STOP_SECONDS
+    for process in remaining:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0, deadline - time.monotonic()))
+            continue
+        process.kill()
+        process.wait()
+
+
+def _ended(code: int) -> str:
+    return f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+
+
+def _sentence_in(log: Path, start: int) -> str | None:
+    """The sentence of the error that ended a component of ours, if it ended by one."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    for line in reversed(lines):
+        with suppress(ValueError, AttributeError):
+            line = json.loads(line).get("message")
+        if found := _SENTENCE.match(str(line).strip().rpartition("\n")[2]):
+            return found[1]
+    return None

@@ -1,0 +1,112 @@
+"""What a data folder tells about the system that runs, or ran, in it."""
+
+import fcntl
+import http.client
+import json
+import os
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from callboard.errors import CommandError
+from callboard.files import write_private
+
+SERVICES = ("accounts", "certifications", "applications", "shifts")
+SECRETS = ("mongo_url", "nats_url", "internal_token")
+SUPERVISOR = "supervisor"
+_CLOCK_TOLERANCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One entry of run.json; `created` (Unix s) tells the process from a later one of the same pid."""
+
+    name: str
+    pid: int
+    port: int | None
+    health_url: str | None
+    log: str | None
+    created: float
+
+    def find(self) -> psutil.Process | None:
+        """The process, if it still runs."""
+        with suppress(psutil.Error):
+            found = psutil.Process(self.pid)
+            is_same = abs(found.create_time() - self.created) < _CLOCK_TOLERANCE_SECONDS
+            if is_same and found.status() != psutil.STATUS_ZOMBIE:
+                return found
+        return None
+
+
+def read_run_file(data_dir: Path) -> list[Process]:
+    """What run.json lists, in the order of starting; nothing when there is none."""
+    try:
+        return [Process(**entry) for entry in json.loads((data_dir / "run.json").read_text("utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"{data_dir / 'run.json'} cannot be read: {error}.") from error
+
+
+def write_run_file(data_dir: Path, processes: Sequence[Process]) -> None:
+    """Put this list in place of the one before it."""
+    write_private(data_dir / "run.json", json.dumps([asdict(process) for process in processes], indent=1))
+
+
+@contextmanager
+def only_one(data_dir: Path) -> Iterator[None]:
+    """Hold the data folder for this process alone; the lock ends with the process, however it ends.
+
+    Raises CommandError when another holds it.
+    """
+    descriptor = os.open(data_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CommandError(
+            f"Callboard already runs in {data_dir}: stop it first, or name another folder with --data-dir."
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stop_leftovers(data_dir: Path) -> list[str]:
+    """Stop what a killed supervisor left running, last started first; answers the names."""
+    stopped = []
+    for process in reversed(read_run_file(data_dir)):
+        if process.name == SUPERVISOR or (found := process.find()) is None:
+            continue
+        with suppress(psutil.NoSuchProcess):
+            found.terminate()
+            try:
+                found.wait(20)
+            except psutil.TimeoutExpired:
+                found.kill()
+                found.wait(5)
+        stopped.append(process.name)
+    (data_dir / "run.json").unlink(missing_ok=True)
+    return stopped
+
+
+def answers_ok(url: str) -> bool:
+    """Whether a GET answers 200 within two seconds; whose certificate it is does not matter."""
+    parts = urlsplit(url)
+    connection = (
+        http.client.HTTPSConnection(parts.netloc, timeout=2, context=ssl._create_unverified_context())  # noqa: S323
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(parts.netloc, timeout=2)
+    )
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,133 @@
+"""The public routes of applications."""
+
+import json
+import zlib
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+
+from applications.errors import BodyTooLarge
+from applications.models import Answers, ApproveAnswer, ApproveQuery, UploadAnswer, UploadQuery
+from applications.service import Applications
+from common.app import answer
+from common.errors import InvalidQuery
+from common.query import query_parameters, read_query, validate
+
+LARGEST_BODY = 192 * 1024
+_JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
+_MULTIPART = "multipart/form-data"
+_TEXT_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, no-store",
+    "X-Robots-Tag": "noindex",
+    "Content-Disposition": "inline",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+
+router = APIRouter()
+
+
+@router.post(
+    "/application/upload",
+    response_model=UploadAnswer,
+    openapi_extra=query_parameters(UploadQuery)
+    | {
+        "requestBody": {
+            "required": True,
+            "content": {kind: {"schema": Answers.model_json_schema()} for kind in (_JSON, _FORM, _MULTIPART)},
+        }
+    },
+)
+async def upload(request: Request) -> Response:
+    """Take an application, and tell the URL where its text can be read."""
+    query = read_query(UploadQuery, request)
+    answers = validate(Answers, await _read_body(request))
+    return answer(UploadAnswer(url=await _service(request).submit(query.id, answers)))
+
+
+@router.get(
+    "/applications/{token}",
+    response_class=PlainTextResponse,
+    openapi_extra={
+        "parameters": [{"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}]
+    },
+)
+async def text(request: Request) -> Response:
+    """The text of an application, for whoever has its URL, until it expires."""
+    return PlainTextResponse(
+        await _service(request).text(request.path_params["token"]), headers=_TEXT_HEADERS
+    )
+
+
+@router.post(
+    "/application/approve", response_model=ApproveAnswer, openapi_extra=query_parameters(ApproveQuery)
+)
+async def approve(request: Request) -> Response:
+    """Make a user a trainee; an upload is not needed."""
+    query = read_query(ApproveQuery, request)
+    await _service(request).approve(query.id, query.moderator)
+    return answer(ApproveAnswer())
+
+
+class _LimitedRequest(Request):
+    """A request whose body, unpacked, is refused as soon as it is too large, whatever its headers say."""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        is_packed = self.headers.get("content-encoding", "").lower() == "gzip"
+        unpack = zlib.decompressobj(wbits=31) if is_packed else None
+        left = LARGEST_BODY
+        async with aclosing(super().stream()) as chunks:
+            async for chunk in chunks:
+                if unpack:
+                    chunk = unpack.decompress(chunk, left + 1)
+                left -= len(chunk)
+                if left < 0:
+                    raise BodyTooLarge(LARGEST_BODY)
+                yield chunk
+        if unpack and not unpack.eof:
+            raise zlib.error("cut short")
+
+
+async def _read_body(request: Request) -> dict[str, Any]:
+    """The body's fields. Raises InvalidQuery and BodyTooLarge."""
+    limited = _LimitedRequest(request.scope, request.receive)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == _JSON:
+            return _fields_of_object(json.loads(await limited.body()))
+        if kind == _FORM:
+            text = (await limited.body()).decode()
+            return _fields_of_form(parse_qsl(text, keep_blank_values=True, errors="strict"))
+        if kind == _MULTIPART:
+            async with limited.form() as form:
+                return _fields_of_form(form.multi_items())
+    except (ValueError, RecursionError, zlib.error, HTTPException):
+        raise InvalidQuery(f"body is not valid {kind}") from None
+    raise InvalidQuery(f"content type must be {_JSON}, {_FORM} or {_MULTIPART}")
+
+
+def _fields_of_object(body: Any) -> dict[str, Any]:
+    if body == []:  # how Luau writes an empty table
+        return {}
+    if not isinstance(body, dict):
+        raise InvalidQuery("body must be a JSON object")
+    return body
+
+
+def _fields_of_form(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields and name in Answers.model_fields:
+            raise InvalidQuery(f"{name} is given more than once")
+        fields[name] = value
+    return fields
+
+
+def _service(request: Request) -> Applications:
+    return cast(Applications, request.app.state.service)

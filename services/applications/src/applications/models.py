@@ -1,0 +1,92 @@
+"""Documents, requests and answers of applications."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from common.query import Id, Query, Text
+
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _answer(value: object) -> str:
+    if not isinstance(value, str):
+        raise PydanticCustomError("answer", "must be text")
+    if not value.strip():
+        raise PydanticCustomError("answer", "is blank")
+    return _LONE_SURROGATES.sub("\ufffd", value)  # JSON may hold them; UTF-8 and BSON may not
+
+
+Answer = Annotated[str, BeforeValidator(_answer), WithJsonSchema({"type": "string"})]
+"""What an applicant answered to a question."""
+
+
+class UploadQuery(Query):
+    """The parameters of an upload."""
+
+    id: Id
+
+
+class Answers(BaseModel):
+    """The body of an upload. Fields other than these are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    q1: Answer
+    q2: Answer
+    q3: Answer
+    q4: Answer
+
+
+class UploadAnswer(BaseModel):
+    """An application that was taken; its text can be read at `url` until it expires."""
+
+    status: Literal["success"] = "success"
+    url: str
+
+
+class ApproveQuery(Query):
+    """The parameters of an approval; `moderator` is who decided, as a name or an id."""
+
+    id: Id
+    moderator: Text
+
+
+class ApproveAnswer(BaseModel):
+    """An approval that was done."""
+
+    status: Literal["success"] = "success"
+    message: Literal["successfully ranked user"] = "successfully ranked user"
+
+
+class Member(BaseModel):
+    """A member, as accounts answers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: int
+    username: str
+    rankid: int
+
+
+class Record(BaseModel):
+    """The document of one application or approval; it stays when the text has expired.
+
+    One that began with an approval was never submitted, and has no `url`. While it is `approving`, whoever
+    holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone may take it over.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True)
+
+    id: str = Field(alias="_id")
+    user: int
+    status: Literal["submitted", "approving", "approved", "failed"]
+    submitted_at: datetime | None = None
+    url: str | None = None
+    moderator: str | None = None
+    claimed_by: str | None = None
+    claimed_until: datetime | None = None
+    decided_at: datetime | None = None

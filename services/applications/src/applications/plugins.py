@@ -1,0 +1,43 @@
+"""The plugin point of applications, and the plugin that keeps texts in the own database."""
+
+import secrets
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from applications.repository import Repository
+from common.plugins import PluginContext
+
+
+class Documents(AbstractAsyncContextManager[Any], Protocol):
+    """`callboard.documents`: where the texts of applications are kept, and under which public URL.
+
+    A plugin is entered when the service starts and left when it stops.
+    """
+
+    async def publish(self, text: str) -> str:
+        """Keep `text` for `applications.keep_days` days and answer the URL where it can be read.
+
+        Nobody may be able to guess the URL. One without a scheme is a path of this Callboard and is completed
+        with the setting `public_url`. The upload waits for this call, so give up after 5 seconds at the
+        latest. Raises `common.errors.Unavailable` when the text cannot be kept now (the upload is answered
+        503); anything else that is raised counts as a fault of the plugin (500). The text is private: it
+        belongs in no log and in no exception.
+        """
+
+
+class Store(AbstractAsyncContextManager["Store"]):
+    """Texts in the database of this service, served at `/applications/<token>` until they expire."""
+
+    def __init__(self, context: PluginContext) -> None:
+        self._repository = Repository(context.database)
+        self._keep = timedelta(days=context.group.applications.keep_days)
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+    async def publish(self, text: str) -> str:
+        """Keep the text under a token that cannot be guessed."""
+        token = secrets.token_urlsafe(32)
+        await self._repository.add_text(token, text, datetime.now(UTC) + self._keep)
+        return f"applications/{token}"

@@ -1,0 +1,127 @@
+"""The only MongoDB calls of applications, and the shape of their collections."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+
+from applications.models import Record
+from common.events import new_id
+from common.mongo import Collection, Database, Session
+from common.outbox import OUTBOX
+
+APPLICATIONS = Collection(
+    "applications",
+    indexes=(
+        IndexModel(
+            [("user", ASCENDING), ("status", ASCENDING), ("submitted_at", DESCENDING)],
+            name="by_user_and_status",
+        ),
+        IndexModel(
+            [("status", ASCENDING), ("user", ASCENDING)],
+            name="one_approving_per_user",
+            unique=True,
+            partialFilterExpression={"status": "approving"},
+        ),
+    ),
+    schema={
+        "bsonType": "object",
+        "required": ["user", "status"],
+        "properties": {
+            "_id": {"bsonType": "string"},
+            "user": {"bsonType": ["int", "long"]},
+            "status": {"enum": ["submitted", "approving", "approved", "failed"]},
+        },
+    },
+)
+
+DOCUMENTS = Collection(
+    "documents",  # without a schema, because MongoDB's error for a document that fails it quotes the document
+    indexes=(IndexModel([("expires_at", ASCENDING)], name="forget_expired", expireAfterSeconds=0),),
+)
+
+COLLECTIONS = (APPLICATIONS, DOCUMENTS, OUTBOX)
+
+LEASE = timedelta(seconds=7)
+"""How long one attempt to finish an approval keeps others away; longer than the attempt can take."""
+
+
+class Repository:
+    """Records by user, and texts by token."""
+
+    def __init__(self, database: Database) -> None:
+        self._applications = database[APPLICATIONS.name]
+        self._documents = database[DOCUMENTS.name]
+
+    async def add_text(self, token: str, text: str, expires_at: datetime) -> None:
+        """Keep a text until it expires."""
+        await self._documents.insert_one({"_id": token, "text": text, "expires_at": expires_at})
+
+    async def text(self, token: str) -> str | None:
+        """The text of this token, unless it has expired; MongoDB removes it up to a minute later."""
+        found = await self._documents.find_one({"_id": token, "expires_at": {"$gt": datetime.now(UTC)}})
+        return str(found["text"]) if found else None
+
+    async def add(self, session: Session, record: Record) -> None:
+        """Store a new record."""
+        await self._applications.insert_one(
+            record.model_dump(by_alias=True, exclude_none=True), session=session
+        )
+
+    async def approvals_of(self, user: int, session: Session | None = None) -> list[Record]:
+        """The user's approvals that are under way or done, in one order."""
+        wanted = {"user": user, "status": {"$in": ["approving", "approved"]}}
+        found = self._applications.find(wanted, session=session).sort("_id", ASCENDING)
+        return [Record.model_validate(document) async for document in found]
+
+    async def begin_approval(self, session: Session, user: int, moderator: str) -> Record:
+        """Make the user's latest submitted record, or a new one, `approving`, claimed by the caller."""
+        found = await self._applications.find_one_and_update(
+            {"user": user, "status": "submitted"},
+            {
+                "$set": {"status": "approving", "moderator": moderator, **_claim()},
+                "$setOnInsert": {"_id": new_id()},
+            },
+            sort=[("submitted_at", DESCENDING)],
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        return Record.model_validate(found)
+
+    async def take_over(self, user: int) -> Record | None:
+        """Claim the user's `approving` record if its lease ran out."""
+        found = await self._applications.find_one_and_update(
+            {"status": "approving", "user": user, "claimed_until": {"$lte": datetime.now(UTC)}},
+            {"$set": _claim()},
+            return_document=ReturnDocument.AFTER,
+        )
+        return Record.model_validate(found) if found else None
+
+    async def release(self, record: Record) -> None:
+        """End the caller's lease, so that the next may finish the record at once."""
+        await self._applications.update_one(_claimed(record), {"$set": {"claimed_until": datetime.now(UTC)}})
+
+    async def decide(
+        self, record: Record, status: Literal["approved", "failed"], session: Session | None = None
+    ) -> bool:
+        """End the approval, unless somebody else took the record over."""
+        result = await self._applications.update_one(
+            _claimed(record),
+            {"$set": {"status": status, "decided_at": datetime.now(UTC)}},
+            session=session,
+        )
+        return result.modified_count == 1
+
+    async def abandoned(self) -> list[int]:
+        """The users whose `approving` records nobody is working on."""
+        wanted = {"status": "approving", "claimed_until": {"$lte": datetime.now(UTC)}}
+        return [found["user"] async for found in self._applications.find(wanted, {"user": 1})]
+
+
+def _claim() -> dict[str, Any]:
+    return {"claimed_by": new_id(), "claimed_until": datetime.now(UTC) + LEASE}
+
+
+def _claimed(record: Record) -> dict[str, Any]:
+    return {"_id": record.id, "status": "approving", "claimed_by": record.claimed_by}

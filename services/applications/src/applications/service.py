@@ -1,0 +1,163 @@
+"""Taking applications, and approving people exactly once."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from urllib.parse import urljoin
+
+from applications.errors import AlreadyRanked, ApplicationNotFound, NotRanked
+from applications.models import Answers, Member, Record
+from applications.plugins import Documents
+from applications.repository import Repository
+from common.errors import InvalidQuery, ServiceError, Unavailable
+from common.events import ApplicationApproved, ApplicationSubmitted, new_id
+from common.group import Group
+from common.mongo import Database, Session, is_outage, transaction
+from common.outbox import Outbox
+from common.peers import Peer
+
+logger = logging.getLogger(__name__)
+
+_RANK_SECONDS = 4.0
+_WAIT_SECONDS = 8.0  # longer than a lease, and below the gateway's time limit
+_POLL_SECONDS = 0.05
+_FINISH_EVERY_SECONDS = 30.0
+
+
+class Applications:
+    """The use cases of applications."""
+
+    def __init__(
+        self,
+        group: Group,
+        database: Database,
+        outbox: Outbox,
+        accounts: Peer,
+        documents: Documents,
+        public_url: str,
+    ) -> None:
+        self._group = group
+        self._database = database
+        self._repository = Repository(database)
+        self._outbox = outbox
+        self._accounts = accounts
+        self._documents = documents
+        self._public_url = public_url.rstrip("/") + "/"
+
+    async def submit(self, user: int, answers: Answers) -> str:
+        """Take an application and answer the URL where its text can be read. Raises InvalidQuery."""
+        longest = self._group.applications.longest_answer
+        for question, text in answers:
+            if len(text) > longest:
+                raise InvalidQuery(f"{question} must be at most {longest} characters")
+        now = datetime.now(UTC)
+        url = urljoin(self._public_url, await self._documents.publish(self._page(user, answers, now)))
+        record = Record(id=new_id(), user=user, status="submitted", submitted_at=now, url=url)
+        event = ApplicationSubmitted(application=record.id, user=user, url=url)
+
+        async def work(session: Session) -> None:
+            await self._repository.add(session, record)
+            await self._outbox.add(session, [event])
+
+        await transaction(self._database, work)
+        self._outbox.wake()
+        return url
+
+    async def text(self, token: str) -> str:
+        """The text of an application. Raises ApplicationNotFound."""
+        text = await self._repository.text(token)
+        if text is None:
+            raise ApplicationNotFound
+        return text
+
+    async def approve(self, user: int, moderator: str) -> None:
+        """Make a user a trainee, once.
+
+        An approval of this user that was begun before comes first: one that is under way is waited for, and
+        one that was left behind is finished, which is then the answer. Raises AlreadyRanked, UserNotFound
+        and NotRanked.
+        """
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while time.monotonic() < deadline:
+            before = await self._repository.approvals_of(user)
+            if any(record.status == "approving" for record in before):
+                record = await self._repository.take_over(user)
+            else:
+                record = await self._begin(user, moderator, before)
+            if record:
+                await self._finish(record)
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+        raise NotRanked
+
+    async def finish_abandoned(self) -> None:
+        """Finish what a crash or an outage left `approving`, now and every 30 seconds, until cancelled."""
+        while True:
+            try:
+                for user in await self._repository.abandoned():
+                    if record := await self._repository.take_over(user):
+                        with suppress(NotRanked):  # which `_finish` logged
+                            await self._finish(record)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                logger.warning("approvals wait for MongoDB: %s", type(error).__name__)
+            await asyncio.sleep(_FINISH_EVERY_SECONDS)
+
+    async def _begin(self, user: int, moderator: str, before: list[Record]) -> Record | None:
+        """Judge the user and record `approving`; None when the user has other approvals than `before`."""
+        try:
+            member = await self._member(user)
+        except Unavailable as error:
+            raise NotRanked from error
+        if self._group.is_trainee_or_cast(member.rankid):
+            raise AlreadyRanked
+
+        async def work(session: Session) -> Record | None:
+            if await self._repository.approvals_of(user, session) != before:
+                return None
+            return await self._repository.begin_approval(session, user, moderator)
+
+        return await transaction(self._database, work)
+
+    async def _finish(self, record: Record) -> None:
+        """Set the rank and record `approved`; safe to repeat. Raises NotRanked."""
+        rank = self._group.trainee_rank
+        try:
+            member = await self._member(record.user)
+            if not self._group.is_trainee_or_cast(member.rankid):
+                wish = {"user": record.user, "rankid": rank.rankid}
+                await self._accounts.post("/internal/rank", wish, seconds=_RANK_SECONDS)
+        except ServiceError as error:
+            logger.warning("application %s: couldn't rank user: %s", record.id, error)
+            # A changed internal token (401) and a rate limit (429) pass; other refusals are for good.
+            if 400 <= error.status < 500 and error.status not in (401, 429):
+                await self._repository.decide(record, "failed")
+            else:
+                await self._repository.release(record)
+            raise NotRanked from error
+        event = ApplicationApproved(
+            application=record.id,
+            user=record.user,
+            username=member.username,
+            rank=rank.name,
+            moderator=record.moderator,
+        )
+
+        async def work(session: Session) -> None:
+            if await self._repository.decide(record, "approved", session):
+                await self._outbox.add(session, [event])
+
+        await transaction(self._database, work)
+        self._outbox.wake()
+
+    async def _member(self, user: int) -> Member:
+        return Member.model_validate(await self._accounts.get("/internal/member", id=user))
+
+    def _page(self, user: int, answers: Answers, submitted_at: datetime) -> str:
+        parts = [f"Application of user {user}, {submitted_at:%Y-%m-%d %H:%M} UTC"]
+        wording = {str(question): text for question, text in self._group.applications.questions.items()}
+        parts += [f"{wording.get(question, question)}\n{text}" for question, text in answers]
+        return "\n\n".join(parts) + "\n"

@@ -1,0 +1,137 @@
+"""The applications service beside a stand-in for accounts, whose ranks a test sets and looks at."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from applications.main import create
+from applications.models import Record
+from applications.repository import Repository
+from applications.settings import ApplicationsSettings
+from common.errors import UserNotFound
+from common.mongo import Database, Document, connect, transaction
+from tests.support import Servers, running, settings
+
+GUEST, TRAINEE, CAST = 0, 10, 20
+PUBLIC_URL = "https://park.example"
+
+
+class Accounts:
+    """Stands in for the two internal routes of accounts.
+
+    `fails_with` is the status that setting a rank answers instead; while `may_answer` is cleared, it waits
+    with its answer, the rank being set or not set already.
+    """
+
+    def __init__(self) -> None:
+        self.ranks: dict[int, int] = {}
+        self.ranked: list[int] = []
+        self.fails_with: int | None = None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.app = FastAPI()
+        self.app.add_route("/internal/member", self._member)
+        self.app.add_route("/internal/rank", self._rank, methods=["POST"])
+
+    def knows(self, user: int, rankid: int = GUEST) -> None:
+        self.ranks[user] = rankid
+
+    async def _member(self, request: Request) -> Response:
+        user = int(request.query_params["id"])
+        if user not in self.ranks:
+            return JSONResponse(UserNotFound().body(), 404)
+        return self._answer(user)
+
+    async def _rank(self, request: Request) -> Response:
+        wish = await request.json()
+        user, rankid = wish["user"], wish["rankid"]
+        self.ranked.append(user)
+        if self.fails_with is None:
+            self.ranks[user] = rankid
+        await self.may_answer.wait()
+        if self.fails_with is not None:
+            return JSONResponse({"status": "error", "message": "no"}, self.fails_with)
+        return self._answer(user)
+
+    def _answer(self, user: int) -> Response:
+        return JSONResponse({"id": user, "username": f"User{user}", "rankid": self.ranks[user]})
+
+
+@dataclass
+class Park:
+    """A running applications service."""
+
+    client: httpx.AsyncClient
+    database: Database
+    accounts: Accounts = field(default_factory=Accounts)
+
+    async def upload(self, user: int, **answers: Any) -> httpx.Response:
+        return await self.client.post("/application/upload", params={"id": user}, json=four_answers(**answers))
+
+    async def approve(self, user: int, moderator: str = "ParkManager") -> httpx.Response:
+        params = {"id": user, "moderator": moderator}
+        return await self.client.post("/application/approve", params=params, timeout=20)
+
+    async def read(self, url: str) -> httpx.Response:
+        return await self.client.get(url.removeprefix(PUBLIC_URL))
+
+    async def records(self, user: int) -> list[Document]:
+        return await self.database["applications"].find({"user": user}).sort("_id").to_list()
+
+    async def events(self, user: int, fact: str) -> list[bytes]:
+        """The payloads of the user's events whose subject ends with `fact`, as the outbox holds them."""
+        rows = self.database["outbox"].find({"subject": f"callboard.applications.{fact}.v1"})
+        return [row["payload"] async for row in rows if f'"user":{user},'.encode() in row["payload"]]
+
+
+@asynccontextmanager
+async def park(servers: Servers, accounts: Accounts | None = None, **given: Any) -> AsyncIterator[Park]:
+    """The service on the servers of this run, beside `accounts`."""
+    accounts = accounts or Accounts()
+    own = settings(ApplicationsSettings, servers, **{"public_url": PUBLIC_URL} | given)
+    async with (
+        running(create(own, {"accounts": accounts.app}), own) as client,
+        database(servers) as applications,
+    ):
+        yield Park(client, applications, accounts)
+
+
+@asynccontextmanager
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """The database of applications."""
+    client, found = connect(settings(ApplicationsSettings, servers, public_url=PUBLIC_URL), "applications")
+    async with client:
+        yield found
+
+
+async def begin_approval(applications: Database, user: int, moderator: str = "ParkManager") -> Record:
+    """What a process had recorded that died right after: `approving`, with a lease that holds."""
+    repository = Repository(applications)
+    return await transaction(
+        applications, lambda session: repository.begin_approval(session, user, moderator)
+    )
+
+
+async def let_lease_run_out(applications: Database, user: int) -> None:
+    """As if the time of a lease had passed."""
+    await applications["applications"].update_one(
+        {"user": user, "status": "approving"},
+        {"$set": {"claimed_until": datetime.now(UTC) - timedelta(seconds=1)}},
+    )
+
+
+def four_answers(**changes: Any) -> Mapping[str, Any]:
+    """The body of an upload."""
+    return {
+        "q1": "I like trains.",
+        "q2": "I would talk to them.",
+        "q3": "Ten hours.",
+        "q4": "No.",
+    } | changes

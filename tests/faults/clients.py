@@ -1,0 +1,265 @@
+"""Clients that behave like game servers and bots: they retry what they do not know, and note what they saw."""
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+
+from tests.faults.history import Attempt, Operation, Outcome, Recorder, Told
+
+CODES = ("char", "tot", "mtp", "btmr", "rnrc")
+QUESTIONS = ("q1", "q2", "q3", "q4")
+TRIES = 4
+PATIENCE_SECONDS = (0.3, 1.0, 3.0, 12.0)
+"""How long a client waits for an answer; some are more patient than the gateway, some give up early."""
+
+_PATHS = {
+    "log": "/log",
+    "grant": "/certification/grant",
+    "revoke": "/certification/revoke",
+    "approve": "/application/approve",
+    "upload": "/application/upload",
+}
+_KEYS = {"log": "roblox", "grant": "discord", "revoke": "discord", "approve": "discord", "upload": "roblox"}
+_REFUSALS = (400, 422)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody in the park."""
+
+    id: int
+    username: str
+
+
+@dataclass(frozen=True)
+class Park:
+    """Who works here: `certified` hold `tot` throughout, `others` never do, the `changing` come and go."""
+
+    url: str
+    keys: dict[str, str]
+    certified: Sequence[Person]
+    others: Sequence[Person]
+    changing: Sequence[Person]
+    guests: Sequence[Person]
+
+    @property
+    def workers(self) -> list[Person]:
+        """All who log shifts."""
+        return [*self.certified, *self.others, *self.changing]
+
+
+class Client:
+    """Sends operations, again where their outcome is not known, until it is told to finish."""
+
+    def __init__(self, park: Park, name: str, seed: int, folder: Path) -> None:
+        self.park = park
+        self.name = name
+        self.rng = random.Random(f"{seed} {name}")
+        self.is_over = asyncio.Event()
+        self.ids = (f"{name}-{number}" for number in itertools.count(1))
+        self._recorder = Recorder(folder, name)
+        self._http = httpx.AsyncClient(base_url=park.url, trust_env=False, timeout=None)
+
+    async def run(self) -> None:
+        """Work until `is_over`, and finish what is under way."""
+        try:
+            while not self.is_over.is_set():
+                await self.work()
+        finally:
+            self._recorder.close()
+            await self._http.aclose()
+
+    async def work(self) -> None:
+        """One piece of work; each client's own."""
+        raise NotImplementedError
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but no longer than the run lasts."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.is_over.wait()
+
+    async def send(self, operation: Operation, tries: int = TRIES) -> Attempt:
+        """Send until the outcome is known, a few times."""
+        for number in range(tries):
+            attempt = await self.attempt(operation)
+            if attempt.outcome != "unknown":
+                break
+            if number + 1 < tries:
+                await asyncio.sleep(self.rng.uniform(0.1, 0.8))
+        return attempt
+
+    async def attempt(self, operation: Operation) -> Attempt:
+        """Send once."""
+        attempt = self._recorder.invoke(operation)
+        headers = {"x-api-key": self.park.keys[_KEYS[operation.kind]]}
+        params = dict(operation.params)
+        if operation.kind == "log":
+            headers["Roblox-Id"] = str(params["place"])
+            params["training"] = json.dumps(params["training"])
+        if operation.kind in ("grant", "revoke"):
+            params["moderator"] = attempt.name  # which the event will carry
+        if operation.idempotency_key:
+            headers["Idempotency-Key"] = operation.idempotency_key
+        try:
+            async with asyncio.timeout(self.rng.choice(PATIENCE_SECONDS)):
+                answer = await self._http.post(
+                    _PATHS[operation.kind], params=params, headers=headers, json=operation.body
+                )
+        except (httpx.HTTPError, TimeoutError) as error:
+            attempt.text = type(error).__name__
+        else:
+            attempt.status, attempt.text = answer.status_code, answer.text
+            attempt.is_replay = "Idempotent-Replayed" in answer.headers
+            attempt.outcome = _outcome(answer.status_code)
+        attempt.ended_at = time.time()
+        self._recorder.end(attempt)
+        return attempt
+
+
+def _outcome(status: int) -> Outcome:
+    if status == 200:
+        return "ok"
+    return "refused" if status in _REFUSALS else "unknown"
+
+
+class GameServer(Client):
+    """Logs shifts in all the forms in which games log them; people are on several servers at once."""
+
+    def __init__(self, park: Park, name: str, seed: int, folder: Path) -> None:
+        super().__init__(park, name, seed, folder)
+        self._sent: list[Told] = []
+        self._durations: set[int] = set()
+
+    async def work(self) -> None:
+        """A new shift, or an old one that the network delivers once more, or something to refuse."""
+        choice = self.rng.random()
+        if choice < 0.12 and self._sent:
+            await self.attempt(self.rng.choice(self._sent).operation)
+        elif choice < 0.16:
+            await self.send(self._impossible())
+        else:
+            operation = self._shift()
+            if self.rng.random() < 0.06:  # the network delivers it twice
+                attempts = await asyncio.gather(self.attempt(operation), self.attempt(operation))
+            else:
+                attempts = [await self.send(operation)]
+            self._sent.append(Told(operation, list(attempts)))
+        await self.pause(self.rng.uniform(0, 0.1))
+
+    def _shift(self) -> Operation:
+        form = self.rng.choices(("key and end", "key", "end", "bare"), (35, 15, 25, 25))[0]
+        person = self.rng.choice(self.park.workers)
+        place = self.rng.choices((1001, 1002, 999_999), (60, 30, 10))[0]
+        training = self.rng.random() < 0.1
+        # A bare shift sent again counts as the same within half its duration, which no run outlasts.
+        params = {
+            "id": person.id,
+            "place": place,
+            "duration": self._duration(1800 if form in ("bare", "key") else 20),
+            "training": training,
+            "server": self.name,
+        }
+        if form.endswith("end"):
+            late = self.rng.random() < 0.3
+            params["ended_at"] = int(time.time()) - self.rng.randrange(5 * 86_400 if late else 7200)
+        operation_id = next(self.ids)
+        expected: Outcome | None = "ok"
+        if place == 1002 and not training and person not in self.park.certified:
+            expected = "refused" if person in self.park.others else None
+        return Operation(
+            operation_id,
+            "log",
+            params,
+            idempotency_key=f"key-{operation_id}" if form.startswith("key") else None,
+            expected=expected,
+        )
+
+    def _impossible(self) -> Operation:
+        operation = self._shift()
+        params = dict(operation.params)
+        reusable = [
+            told.operation for told in self._sent if told.outcome == "ok" and told.operation.idempotency_key
+        ]
+        if reusable and self.rng.random() < 0.5:
+            key = self.rng.choice(reusable).idempotency_key
+            return replace(operation, idempotency_key=key, expected="refused")
+        if self.rng.random() < 0.5:
+            params["ended_at"] = int(time.time()) - 8 * 86_400
+        else:
+            params["duration"] += 86_400
+        return replace(operation, params=params, expected="refused")
+
+    def _duration(self, least: int) -> int:
+        """A duration that no other shift of this server has: server and duration name the shift."""
+        duration = self.rng.randrange(least, 7200)
+        while duration in self._durations:
+            duration = self.rng.randrange(least, 7200)
+        self._durations.add(duration)
+        return duration
+
+
+class Trainer(Client):
+    """Grants and revokes certifications; the only one who does so for its own people and codes."""
+
+    def __init__(
+        self, park: Park, name: str, seed: int, folder: Path, people: Sequence[Person], seconds: float
+    ) -> None:
+        super().__init__(park, name, seed, folder)
+        self._pairs = [(person, code) for person in people for code in CODES]
+        self._held: dict[tuple[Person, str], bool | None] = dict.fromkeys(self._pairs, False)
+        self._pause = seconds
+
+    async def work(self) -> None:
+        """Change one certification, twice in a row at times."""
+        pair = self.rng.choice(self._pairs)
+        for _ in range(self.rng.choice((1, 2))):
+            await self.change(*pair)
+        await self.pause(self.rng.uniform(0, 2 * self._pause))
+
+    async def change(self, person: Person, code: str) -> None:
+        """Revoke what is held, grant what is not, and either where that is not known.
+
+        A request whose outcome is not known may take effect late, so there is no second of the same name:
+        each has its own, which the event carries.
+        """
+        held = self._held[person, code]
+        kind = self.rng.choice(("grant", "revoke")) if held is None else "revoke" if held else "grant"
+        operation = Operation(next(self.ids), kind, {"username": person.username, "certification": code})
+        attempt = await self.send(operation)
+        self._held[person, code] = None if attempt.outcome == "unknown" else kind == "grant"
+
+
+class Recruiter(Client):
+    """Uploads applications and has them approved, one guest after the other."""
+
+    def __init__(self, park: Park, name: str, seed: int, folder: Path, seconds: float) -> None:
+        super().__init__(park, name, seed, folder)
+        self._waiting = list(park.guests)
+        self._pause = seconds
+        self.undecided: list[Operation] = []
+
+    async def work(self) -> None:
+        """The next guest."""
+        if not self._waiting:
+            await self.is_over.wait()
+            return
+        guest = self._waiting.pop()
+        answers = {question: f"{question} of {guest.username}" for question in QUESTIONS}
+        await self.send(Operation(next(self.ids), "upload", {"id": guest.id}, body=answers))
+        approval = Operation(next(self.ids), "approve", {"id": guest.id, "moderator": self.name})
+        if (await self.send(approval)).outcome == "unknown":
+            self.undecided.append(approval)
+        await self.pause(self.rng.uniform(0, 2 * self._pause))
+
+    async def run(self) -> None:
+        """Work, and then, with everything up again, ask for what was left undecided once more."""
+        await super().run()

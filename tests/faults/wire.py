@@ -1,0 +1,87 @@
+"""A wire between two parts of the system, which a test can cut and heal."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
+
+from callboard.servers import free_port
+
+Cut = Literal["refuse", "silent", "deaf"]
+"""Connections are reset; or stay open while nothing passes; or pass what is asked, but no answer."""
+
+
+class Wire:
+    """A TCP proxy on a port of its own. What passes while it is cut is lost for good."""
+
+    def __init__(self, name: str, target_port: int) -> None:
+        self.name = name
+        self.port = free_port()
+        self._target_port = target_port
+        self._cut: Cut | None = None
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Let connections through."""
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+
+    def cut(self, how: Cut) -> None:
+        """Cut the wire, for the connections that there are and for new ones."""
+        self._cut = how
+        if how == "refuse":
+            self._abort_all()
+
+    def heal(self) -> None:
+        """Let new connections through. Those that lost something are reset."""
+        self._cut = None
+        self._abort_all()
+
+    async def close(self) -> None:
+        """Close every connection, and the port."""
+        if self._server:
+            self._server.close()
+        self._abort_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _abort_all(self) -> None:
+        for writer in self._connections:
+            writer.transport.abort()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._connections.add(writer)
+        try:
+            if self._cut == "refuse":
+                return
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            self._connections.add(to_writer)
+            try:
+                await asyncio.gather(
+                    self._pass_on(reader, to_writer, lambda: self._cut is None or self._cut == "deaf"),
+                    self._pass_on(to_reader, writer, lambda: self._cut is None),
+                )
+            finally:
+                self._connections.discard(to_writer)
+                to_writer.transport.abort()
+        except (OSError, asyncio.CancelledError):
+            return
+        finally:
+            self._connections.discard(writer)
+            writer.transport.abort()
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool]
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                if passes():
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()

@@ -1,0 +1,238 @@
+"""What the gateway knows of keys, how soon, and for how long without its database."""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import httpx
+import pymongo
+import pytest
+from pydantic import SecretStr
+
+from common.app import background
+from common.errors import Unavailable
+from common.mongo import Database, connect
+from gateway.errors import WrongKey
+from gateway.keys import KeyTable, revoke_key, rotate_key
+from gateway.settings import GatewaySettings
+from tests.gateway.builders import echoes, make_key, open_database, open_gateway, unique_name
+from tests.gateway.relay import Relay, relayed
+from tests.support import Servers, settings, wait_until
+
+
+def far_mongo_url(servers: Servers, relay: Relay) -> str:
+    """The test run's MongoDB, through the relay."""
+    parts = urlsplit(servers.mongo_url)
+    return (
+        f"mongodb://{parts.username}:{parts.password}@127.0.0.1:{relay.port}/"
+        "?directConnection=true&serverSelectionTimeoutMS=200"
+    )
+
+
+@asynccontextmanager
+async def far_database(servers: Servers) -> AsyncIterator[tuple[Database, Relay]]:
+    """The gateway's database, and the network to it."""
+    async with relayed(urlsplit(servers.mongo_url).port or 0) as relay:
+        own = settings(GatewaySettings, servers, mongo_url=SecretStr(far_mongo_url(servers, relay)))
+        client, database = connect(own, "gateway")
+        async with client:
+            yield database, relay
+
+
+async def status_of(client: httpx.AsyncClient, key: str) -> int:
+    return (await client.get("/profile", headers={"x-api-key": key})).status_code
+
+
+async def becomes(client: httpx.AsyncClient, key: str, status: int) -> float:
+    """Seconds until the key is answered so."""
+    started = time.monotonic()
+
+    async def is_so() -> bool:
+        return await status_of(client, key) == status
+
+    await wait_until(is_so)
+    return time.monotonic() - started
+
+
+async def test_a_key_works_at_the_first_request_after_it_was_made(client: httpx.AsyncClient, servers: Servers) -> None:
+    for _ in range(5):
+        assert await status_of(client, await make_key(servers)) == 200
+
+
+async def test_a_revoked_key_is_refused_within_a_second(client: httpx.AsyncClient, servers: Servers) -> None:
+    name = unique_name()
+    key = await make_key(servers, name=name)
+    assert await status_of(client, key) == 200
+    async with open_database(servers) as database:
+        await revoke_key(database, name, by="the tests")
+    assert await becomes(client, key, 401) < 1
+
+
+async def test_a_key_is_refused_from_the_moment_it_expires(client: httpx.AsyncClient, servers: Servers) -> None:
+    expires_at = datetime.now(UTC) + timedelta(seconds=0.7)
+    key = await make_key(servers, expires_at=expires_at)
+    assert await status_of(client, key) == 200
+    await becomes(client, key, 401)
+    assert timedelta(0) <= datetime.now(UTC) - expires_at < timedelta(seconds=1)
+
+
+async def test_both_keys_work_during_the_overlap_of_a_rotation_and_then_only_the_new_one(
+    client: httpx.AsyncClient, servers: Servers
+) -> None:
+    name = unique_name()
+    old = await make_key(servers, name=name)
+    async with open_database(servers) as database:
+        new = await rotate_key(database, name, timedelta(seconds=1.5), by="the tests")
+    rotated = time.monotonic()
+    assert await status_of(client, new) == 200
+    assert await status_of(client, old) == 200
+    await becomes(client, old, 401)
+    assert 1.4 <= time.monotonic() - rotated < 2.6
+    assert await status_of(client, new) == 200
+
+
+async def test_unknown_keys_share_their_look_into_the_database(servers: Servers, client: object) -> None:
+    del client
+
+    class Finds(pymongo.monitoring.CommandListener):
+        count = 0
+
+        def started(self, event: pymongo.monitoring.CommandStartedEvent) -> None:
+            self.count += event.command_name == "find"
+
+        def succeeded(self, event: pymongo.monitoring.CommandSucceededEvent) -> None:
+            pass
+
+        def failed(self, event: pymongo.monitoring.CommandFailedEvent) -> None:
+            pass
+
+    finds = Finds()
+    mongo = pymongo.AsyncMongoClient(servers.mongo_url, event_listeners=[finds], tz_aware=True)
+    async with mongo:
+        table = KeyTable(mongo["gateway"])
+        wrong = [f"cb_roblox_{secrets.token_urlsafe(32)}" for _ in range(500)]
+        results = await asyncio.gather(*map(table.find, wrong), return_exceptions=True)
+        assert {type(result) for result in results} == {WrongKey}
+        assert finds.count <= 2
+        before = time.monotonic()
+        for key in wrong[:5]:
+            with pytest.raises(WrongKey):
+                await table.find(key)
+        assert time.monotonic() - before >= 4 * 0.05
+
+
+async def test_what_cannot_be_a_key_is_refused_without_a_look(servers: Servers) -> None:
+    async with far_database(servers) as (database, relay):
+        await relay.cut()
+        table = KeyTable(database)
+        for wrong in ("x", "cb_admin_" + "A" * 43, "cb_roblox_" + "A" * 42, "cb_roblox_" + "ä" * 43, "\0", "A" * 9000):
+            with pytest.raises(WrongKey):
+                await table.find(wrong)
+
+
+async def test_known_keys_pass_while_the_database_is_away_and_others_get_503(servers: Servers, client: object) -> None:
+    del client
+    known, revoked_name = await make_key(servers), unique_name()
+    revoked = await make_key(servers, name=revoked_name)
+    async with relayed(urlsplit(servers.mongo_url).port or 0) as relay:
+        mongo_url = SecretStr(far_mongo_url(servers, relay))
+        async with open_gateway(servers, echoes(), mongo_url=mongo_url) as cut_off:
+            assert await status_of(cut_off, known) == await status_of(cut_off, revoked) == 200
+            await relay.cut()
+            unknown = await make_key(servers)
+            async with open_database(servers) as database:
+                await revoke_key(database, revoked_name, by="the tests")
+            assert await status_of(cut_off, known) == await status_of(cut_off, revoked) == 200
+            response = await cut_off.get("/profile", headers={"x-api-key": unknown})
+            assert response.status_code == 503
+            assert response.text == '{"status":"error","message":"database is unavailable, try again"}'
+            assert response.headers["Retry-After"]
+            assert (await cut_off.get("/readyz")).status_code == 503
+            assert (await cut_off.get("/healthz")).status_code == 200
+            await relay.restore()
+            await becomes(cut_off, revoked, 401)
+            assert await status_of(cut_off, unknown) == await status_of(cut_off, known) == 200
+
+
+async def test_after_too_long_without_the_database_known_keys_get_503_until_it_is_back(
+    servers: Servers, client: object
+) -> None:
+    del client
+    key = await make_key(servers)
+    async with far_database(servers) as (database, relay):
+        table = KeyTable(database, grace_seconds=0.3)
+        async with background(table.run):
+            assert (await table.find(key)).scope == "operator"
+            await relay.cut()
+
+            async def is_refused() -> bool:
+                try:
+                    await table.find(key)
+                except Unavailable:
+                    return True
+                return False
+
+            await wait_until(is_refused)
+            await relay.restore()
+
+            async def passes() -> bool:
+                return not await is_refused()
+
+            await wait_until(passes)
+
+
+async def test_the_last_use_of_a_key_is_written_at_most_once_a_minute(
+    client: httpx.AsyncClient, servers: Servers
+) -> None:
+    key = await make_key(servers)
+    digest = hashlib.sha256(key.encode()).digest()
+    async with open_database(servers) as database:
+
+        async def last_used_at() -> datetime | None:
+            found = await database["keys"].find_one({"hash": digest})
+            return found["last_used_at"] if found else None
+
+        async def is_written() -> bool:
+            return await last_used_at() is not None
+
+        async def is_read_again() -> None:
+            """A key made now is known once the table was read again, and its use written once one later was."""
+            other = await make_key(servers)
+            assert await status_of(client, other) == 200
+            other_digest = hashlib.sha256(other.encode()).digest()
+
+            async def other_is_written() -> bool:
+                found = await database["keys"].find_one({"hash": other_digest})
+                return bool(found and found["last_used_at"])
+
+            await wait_until(other_is_written)
+
+        assert await last_used_at() is None
+        assert await status_of(client, key) == 200
+        await wait_until(is_written)
+        first = await last_used_at()
+        assert first is not None and abs(first - datetime.now(UTC)) < timedelta(seconds=10)
+        for _ in range(20):
+            assert await status_of(client, key) == 200
+        await is_read_again()
+        assert await last_used_at() == first
+
+        table = KeyTable(database)  # another gateway, which has not noted any use yet
+        async with background(table.run):
+            await table.find(key)
+            await is_read_again()
+            assert await last_used_at() == first
+            await database["keys"].update_one({"hash": digest}, {"$set": {"last_used_at": first - timedelta(minutes=2)}})
+        table = KeyTable(database)
+        async with background(table.run):
+            await table.find(key)
+
+            async def is_written_again() -> bool:
+                return (await last_used_at() or first) > first - timedelta(minutes=1)
+
+            await wait_until(is_written_again)
