@@ -70,12 +70,13 @@ class Client:
 
     async def run(self) -> None:
         """Work until `is_over`, and finish what is under way."""
-        try:
-            while not self.is_over.is_set():
-                await self.work()
-        finally:
-            self._recorder.close()
-            await self._http.aclose()
+        while not self.is_over.is_set():
+            await self.work()
+
+    async def close(self) -> None:
+        """Close the history and the connections."""
+        self._recorder.close()
+        await self._http.aclose()
 
     async def work(self) -> None:
         """One piece of work; each client's own."""
@@ -87,18 +88,18 @@ class Client:
             async with asyncio.timeout(seconds):
                 await self.is_over.wait()
 
-    async def send(self, operation: Operation, tries: int = TRIES) -> Attempt:
+    async def send(self, operation: Operation, tries: int = TRIES, patience: float | None = None) -> Attempt:
         """Send until the outcome is known, a few times."""
         for number in range(tries):
-            attempt = await self.attempt(operation)
+            attempt = await self.attempt(operation, patience)
             if attempt.outcome != "unknown":
                 break
             if number + 1 < tries:
                 await asyncio.sleep(self.rng.uniform(0.1, 0.8))
         return attempt
 
-    async def attempt(self, operation: Operation) -> Attempt:
-        """Send once."""
+    async def attempt(self, operation: Operation, patience: float | None = None) -> Attempt:
+        """Send once, and wait for the answer for as long as `patience` lasts (seconds; else a random while)."""
         attempt = self._recorder.invoke(operation)
         headers = {"x-api-key": self.park.keys[_KEYS[operation.kind]]}
         params = dict(operation.params)
@@ -110,7 +111,7 @@ class Client:
         if operation.idempotency_key:
             headers["Idempotency-Key"] = operation.idempotency_key
         try:
-            async with asyncio.timeout(self.rng.choice(PATIENCE_SECONDS)):
+            async with asyncio.timeout(patience or self.rng.choice(PATIENCE_SECONDS)):
                 answer = await self._http.post(
                     _PATHS[operation.kind], params=params, headers=headers, json=operation.body
                 )
@@ -260,6 +261,7 @@ class Recruiter(Client):
             self.undecided.append(approval)
         await self.pause(self.rng.uniform(0, 2 * self._pause))
 
-    async def run(self) -> None:
-        """Work, and then, with everything up again, ask for what was left undecided once more."""
-        await super().run()
+    async def settle(self) -> None:
+        """Ask for what was left undecided once more, with everything up again."""
+        for approval in self.undecided:
+            await self.send(approval, tries=10, patience=30)

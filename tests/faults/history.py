@@ -68,7 +68,12 @@ class Recorder:
         """Note that a request goes out; its name is unlike any other's."""
         number = self._attempts[operation.id] = self._attempts.get(operation.id, 0) + 1
         attempt = Attempt(f"{operation.id}.{number}", time.time())
-        line = {"what": "invoke", "operation": operation.id, "attempt": attempt.name, "at": attempt.invoked_at}
+        line = {
+            "what": "invoke",
+            "operation": operation.id,
+            "attempt": attempt.name,
+            "at": attempt.invoked_at,
+        }
         if operation.id not in self._known:
             self._known.add(operation.id)
             line |= {name: value for name, value in vars(operation).items() if name != "id"}

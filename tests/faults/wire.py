@@ -14,8 +14,7 @@ Cut = Literal["refuse", "silent", "deaf"]
 class Wire:
     """A TCP proxy on a port of its own. What passes while it is cut is lost for good."""
 
-    def __init__(self, name: str, target_port: int) -> None:
-        self.name = name
+    def __init__(self, target_port: int) -> None:
         self.port = free_port()
         self._target_port = target_port
         self._cut: Cut | None = None

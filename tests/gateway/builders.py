@@ -43,7 +43,9 @@ class Echo:
             "method": scope["method"],
             "path": scope["raw_path"].decode(),
             "query": scope["query_string"].decode(),
-            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
+            "headers": [
+                [name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]
+            ],
             "body": body.decode("latin-1"),
         }
         answer: Mapping[str, Any] = seen
@@ -145,7 +147,9 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """The app behind a port of its own, over HTTP; answers its URL."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="off", proxy_headers=False)
+    config = uvicorn.Config(
+        app, port=0, log_config=None, access_log=False, lifespan="off", proxy_headers=False
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve())
     try:

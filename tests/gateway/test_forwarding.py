@@ -34,7 +34,12 @@ async def test_a_route_is_answered_by_its_service(client: httpx.AsyncClient) -> 
         ("GET", "/applications/Ab-_9", "applications"),
     ):
         seen = (await client.request(method, path, params={"id": "1"})).json()
-        assert (seen["service"], seen["method"], seen["path"], seen["query"]) == (service, method, path, "id=1")
+        assert (seen["service"], seen["method"], seen["path"], seen["query"]) == (
+            service,
+            method,
+            path,
+            "id=1",
+        )
 
 
 async def test_a_body_reaches_the_service_byte_by_byte(client: httpx.AsyncClient) -> None:
@@ -94,7 +99,9 @@ async def test_headers_for_this_hop_or_for_nobody_do_not_reach_the_service(clien
     }
 
 
-async def test_the_services_answer_comes_back_with_the_gateways_request_id_only(client: httpx.AsyncClient) -> None:
+async def test_the_services_answer_comes_back_with_the_gateways_request_id_only(
+    client: httpx.AsyncClient,
+) -> None:
     response = await client.get("/profile")
     assert response.headers["x-of-the-service"] == "kept"
     assert response.headers["content-type"] == "application/json"

@@ -59,7 +59,9 @@ async def becomes(client: httpx.AsyncClient, key: str, status: int) -> float:
     return time.monotonic() - started
 
 
-async def test_a_key_works_at_the_first_request_after_it_was_made(client: httpx.AsyncClient, servers: Servers) -> None:
+async def test_a_key_works_at_the_first_request_after_it_was_made(
+    client: httpx.AsyncClient, servers: Servers
+) -> None:
     for _ in range(5):
         assert await status_of(client, await make_key(servers)) == 200
 
@@ -73,7 +75,9 @@ async def test_a_revoked_key_is_refused_within_a_second(client: httpx.AsyncClien
     assert await becomes(client, key, 401) < 1
 
 
-async def test_a_key_is_refused_from_the_moment_it_expires(client: httpx.AsyncClient, servers: Servers) -> None:
+async def test_a_key_is_refused_from_the_moment_it_expires(
+    client: httpx.AsyncClient, servers: Servers
+) -> None:
     expires_at = datetime.now(UTC) + timedelta(seconds=0.7)
     key = await make_key(servers, expires_at=expires_at)
     assert await status_of(client, key) == 200
@@ -130,12 +134,21 @@ async def test_what_cannot_be_a_key_is_refused_without_a_look(servers: Servers) 
     async with far_database(servers) as (database, relay):
         await relay.cut()
         table = KeyTable(database)
-        for wrong in ("x", "cb_admin_" + "A" * 43, "cb_roblox_" + "A" * 42, "cb_roblox_" + "ä" * 43, "\0", "A" * 9000):
+        for wrong in (
+            "x",
+            "cb_admin_" + "A" * 43,
+            "cb_roblox_" + "A" * 42,
+            "cb_roblox_" + "ä" * 43,
+            "\0",
+            "A" * 9000,
+        ):
             with pytest.raises(WrongKey):
                 await table.find(wrong)
 
 
-async def test_known_keys_pass_while_the_database_is_away_and_others_get_503(servers: Servers, client: object) -> None:
+async def test_known_keys_pass_while_the_database_is_away_and_others_get_503(
+    servers: Servers, client: object
+) -> None:
     del client
     known, revoked_name = await make_key(servers), unique_name()
     revoked = await make_key(servers, name=revoked_name)
@@ -227,7 +240,9 @@ async def test_the_last_use_of_a_key_is_written_at_most_once_a_minute(
             await table.find(key)
             await is_read_again()
             assert await last_used_at() == first
-            await database["keys"].update_one({"hash": digest}, {"$set": {"last_used_at": first - timedelta(minutes=2)}})
+            await database["keys"].update_one(
+                {"hash": digest}, {"$set": {"last_used_at": first - timedelta(minutes=2)}}
+            )
         table = KeyTable(database)
         async with background(table.run):
             await table.find(key)

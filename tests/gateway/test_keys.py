@@ -115,7 +115,9 @@ async def test_a_name_is_used_once_even_when_two_create_it_together(database: Da
         await make(database, name)
 
 
-async def test_a_rotated_key_keeps_its_limits_and_the_old_one_expires_after_the_overlap(database: Database) -> None:
+async def test_a_rotated_key_keeps_its_limits_and_the_old_one_expires_after_the_overlap(
+    database: Database,
+) -> None:
     name, now = unique_name(), datetime.now(UTC)
     limits = {"scope": "roblox", "places": [1001], "networks": ["10.0.0.0/8"], "rate": "5/s"}
     first = await make(database, name, **limits, expires_at=now + timedelta(days=90))

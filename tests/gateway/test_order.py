@@ -75,7 +75,14 @@ async def test_without_a_valid_key_it_is_401_whatever_else_is_wrong(
     client: httpx.AsyncClient, keys: dict[str, str], route: Route
 ) -> None:
     real = keys["discord"]
-    for headers in ({}, bearer(""), bearer("wrong"), bearer(real[:-1]), bearer(real + "A"), bearer("cb_" + "A" * 50)):
+    for headers in (
+        {},
+        bearer(""),
+        bearer("wrong"),
+        bearer(real[:-1]),
+        bearer(real + "A"),
+        bearer("cb_" + "A" * 50),
+    ):
         response = await client.request(route.method, path_of(route) + "?place=x", headers=headers)
         assert (response.status_code, response.text) == (401, INVALID_KEY)
 
@@ -86,7 +93,10 @@ async def test_a_key_passes_only_where_its_scope_is_listed(
 ) -> None:
     for scope, key in keys.items():
         response = await client.request(
-            route.method, path_of(route), params={"place": "1001"}, headers=bearer(key, **{"Roblox-Id": "1001"})
+            route.method,
+            path_of(route),
+            params={"place": "1001"},
+            headers=bearer(key, **{"Roblox-Id": "1001"}),
         )
         assert response.status_code == (200 if scope in route.scopes else 403), scope
         if scope not in route.scopes:
@@ -121,7 +131,9 @@ async def test_the_scope_is_judged_before_roblox_and_roblox_before_the_place(
     assert (await call("roblox", largest, f"place={largest}"))[0] == 200
 
 
-async def test_a_key_for_some_places_passes_from_these_only(client: httpx.AsyncClient, servers: Servers) -> None:
+async def test_a_key_for_some_places_passes_from_these_only(
+    client: httpx.AsyncClient, servers: Servers
+) -> None:
     key = await make_key(servers, "roblox", places=[1001, 1002])
     for place, status in (("1001", 200), ("1002", 200), ("1003", 403)):
         headers = bearer(key, **{"Roblox-Id": place})
@@ -152,13 +164,17 @@ async def test_the_key_is_judged_before_the_size_and_the_size_before_the_service
 ) -> None:
     large = b"x" * 200_000
     assert (await client.post("/application/upload", content=large)).status_code == 401
-    assert (await client.post("/application/approve", content=large, headers=bearer(keys["roblox"]))).status_code == 403
+    assert (
+        await client.post("/application/approve", content=large, headers=bearer(keys["roblox"]))
+    ).status_code == 403
     response = await client.post("/application/upload", content=large, headers=bearer(keys["roblox"]))
     assert (response.status_code, response.text) == (413, '{"status":"error","message":"body too large"}')
 
 
 async def test_every_answer_carries_a_new_request_id(client: httpx.AsyncClient) -> None:
-    responses = [await client.get(path, headers={"X-Request-Id": "mine"}) for path in ("/unknown", "/profile") * 2]
+    responses = [
+        await client.get(path, headers={"X-Request-Id": "mine"}) for path in ("/unknown", "/profile") * 2
+    ]
     ids = {response.headers["X-Request-Id"] for response in responses}
     assert len(ids) == 4
     assert "mine" not in ids

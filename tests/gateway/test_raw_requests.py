@@ -105,7 +105,9 @@ async def test_an_endless_body_is_refused_and_its_connection_closed(url: str, se
     del reader
 
 
-async def test_a_body_that_is_too_large_is_read_so_that_its_sender_reads_the_answer(url: str, servers: Servers) -> None:
+async def test_a_body_that_is_too_large_is_read_so_that_its_sender_reads_the_answer(
+    url: str, servers: Servers
+) -> None:
     key = await make_key(servers)
     body = b"x" * 1_000_000
     head = f"POST /application/upload HTTP/1.1\r\nHost: x\r\nx-api-key: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -117,7 +119,10 @@ async def test_a_body_that_is_too_large_is_read_so_that_its_sender_reads_the_ans
 async def test_two_lengths_are_refused(url: str, servers: Servers) -> None:
     key = await make_key(servers)
     head = f"POST /application/upload HTTP/1.1\r\nHost: x\r\nx-api-key: {key}\r\n"
-    for lengths in ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "Content-Length: 4\r\nContent-Length: 5\r\n"):
+    for lengths in (
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 4\r\nContent-Length: 5\r\n",
+    ):
         status, _, _ = await ask(url, (head + lengths + "\r\n0\r\n\r\nGET /internal").encode())
         assert status == 400
 
@@ -129,7 +134,9 @@ async def test_one_connection_serves_many_requests(url: str, servers: Servers) -
     try:
         async with asyncio.timeout(10):
             for number in range(3):
-                writer.write(f"GET /profile?id={number} HTTP/1.1\r\nHost: x\r\nx-api-key: {key}\r\n\r\n".encode())
+                writer.write(
+                    f"GET /profile?id={number} HTTP/1.1\r\nHost: x\r\nx-api-key: {key}\r\n\r\n".encode()
+                )
                 await reader.readuntil(b"\r\n\r\n")
                 chunk = await reader.readuntil(b"\r\n0\r\n\r\n")
                 seen = json.loads(chunk[chunk.index(b"{") : chunk.rindex(b"}") + 1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from common.errors import ConfigurationError
 from gateway.errors import NotFound
@@ -14,6 +14,7 @@ from gateway.models import KeyScope
 
 ROUTES = Path(__file__).with_name("routes.toml")
 
+_NEVER_FORWARDED = {"internal", "healthz", "readyz", "docs", "metrics"}
 _NO_PARAMETERS: Mapping[str, str] = {}
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 
@@ -32,6 +33,13 @@ class Route(BaseModel):
     idempotent: bool = False
     max_body_bytes: int = Field(16_384, ge=0)
     seconds: float = Field(10, gt=0)
+
+    @field_validator("path")
+    @classmethod
+    def _may_be_public(cls, path: str) -> str:
+        if path.split("/")[1] in _NEVER_FORWARDED:
+            raise ValueError(f"expected no path of the gateway's own or between services, found {path}")
+        return path
 
     @model_validator(mode="after")
     def _says_who_may_call(self) -> "Route":

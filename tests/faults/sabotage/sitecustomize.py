@@ -1,0 +1,114 @@
+"""Changes to the product that only the fault tests make, in the processes that they start.
+
+Python imports this module at its start when its folder is on PYTHONPATH. CALLBOARD_FAULTS_PATCHES names the
+functions below that a service runs before anything else. All but the first break a promise on purpose: the
+negative controls show that the checks see it.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+_PATCHED = {
+    "accounts.main",
+    "certifications.main",
+    "applications.main",
+    "shifts.main",
+    "callboard.one_process",
+}
+
+
+def quick_ack_wait() -> None:
+    """What a consumer does not acknowledge comes again after 3 seconds, not 30, so that a test sees it often."""
+    from common import bus
+
+    bus.ACK_WAIT_SECONDS = 3.0
+
+
+def no_ledger_check() -> None:
+    """A shift that comes again is added again."""
+    from accounts import repository
+    from pymongo import ReplaceOne
+
+    async def recorded(*_: object) -> set[str]:
+        return set()
+
+    def put(entry: dict[str, Any]) -> ReplaceOne[dict[str, Any]]:
+        return ReplaceOne({"_id": entry["_id"]}, entry, upsert=True)
+
+    repository.Accounts.recorded = recorded  # type: ignore[method-assign,assignment]
+    repository.InsertOne = put  # type: ignore[misc,assignment]
+
+
+def no_outbox() -> None:
+    """The event of a shift is published once, right after the commit, and stored nowhere."""
+    from common.outbox import Outbox
+    from shifts import service
+
+    bus: Any = None
+    uncommitted: list[Any] = []
+    tasks: set[asyncio.Task[None]] = set()
+    transaction = service.transaction
+
+    async def anew(database: Any, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        uncommitted.clear()
+        return await transaction(database, work)
+
+    async def add(_: Outbox, session: Any, events: Sequence[Any]) -> None:
+        uncommitted[:] = events
+
+    def wake(_: Outbox) -> None:
+        for event in uncommitted:
+            task = asyncio.create_task(publish(event))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        uncommitted.clear()
+
+    async def publish(event: Any) -> None:
+        with suppress(Exception):
+            await bus.publish(event.id, event.SUBJECT, event.model_dump_json().encode())
+
+    async def relay(_: Outbox, given: Any) -> None:
+        nonlocal bus
+        bus = given
+        await asyncio.Event().wait()
+
+    if sys.orig_argv[-1] == "shifts.main":  # so that certifications stay right, and only points are lost
+        service.transaction = anew
+        Outbox.add, Outbox.wake, Outbox.relay = add, wake, relay  # type: ignore[method-assign,assignment]
+
+
+def no_overlap_rule() -> None:
+    """Every second of a shift is credited, whatever other shifts cover."""
+    from shifts import service
+
+    def uncovered_seconds(start: int, end: int, _: object) -> int:
+        return end - start
+
+    service.uncovered_seconds = uncovered_seconds
+
+
+def no_versions() -> None:
+    """Of two events about one certification, the one that comes last is believed."""
+    from accounts import repository as accounts
+    from pymongo import UpdateOne
+    from shifts import repository as shifts
+
+    def update(filter: Mapping[str, Any], *rest: Any, **options: Any) -> UpdateOne:  # noqa: A002 - pymongo's name
+        return UpdateOne({key: value for key, value in filter.items() if key != "$or"}, *rest, **options)
+
+    accounts.UpdateOne = update  # type: ignore[misc,assignment]
+    shifts.UpdateOne = update  # type: ignore[misc,assignment]
+
+
+PATCHES = {
+    patch.__name__: patch
+    for patch in (quick_ack_wait, no_ledger_check, no_outbox, no_overlap_rule, no_versions)
+}
+
+if _PATCHED & set(sys.orig_argv):
+    for name in os.environ.get("CALLBOARD_FAULTS_PATCHES", "").split():
+        PATCHES[name]()

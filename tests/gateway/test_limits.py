@@ -1,0 +1,109 @@
+"""How often: a key, and whoever tries wrong ones."""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from common.errors import ConfigurationError
+from gateway.main import create
+from gateway.settings import GatewaySettings
+from tests.gateway.builders import changed_config, echoes, make_key, open_gateway
+from tests.support import Servers, running, settings
+
+TOO_MANY = '{"status":"error","message":"too many requests"}'
+OPTIONS = "[plugins.options.rate_limit]"
+
+
+def wrong_key() -> dict[str, str]:
+    return {"x-api-key": f"cb_operator_{secrets.token_urlsafe(32)}"}
+
+
+def is_too_many(response: httpx.Response, within: int) -> bool:
+    assert (response.status_code, response.text) == (429, TOO_MANY)
+    return 1 <= int(response.headers["Retry-After"]) <= within
+
+
+def limits(folder: Path, changes: Mapping[str, str]) -> Path:
+    both = {'per_key = "60000/min"': "", 'wrong_keys_per_address = "60/min"': ""}
+    return changed_config(folder, both | changes)
+
+
+async def test_a_keys_own_rate_counts_its_requests_only(client: httpx.AsyncClient, servers: Servers) -> None:
+    eager, other = await make_key(servers, rate="3/h"), await make_key(servers, rate="3/h")
+    for _ in range(3):
+        assert (await client.get("/profile", headers={"x-api-key": eager})).status_code == 200
+    assert is_too_many(await client.get("/profile", headers={"x-api-key": eager}), 3600)
+    assert (await client.get("/profile", headers={"x-api-key": other})).status_code == 200
+
+
+async def test_a_window_ends(client: httpx.AsyncClient, servers: Servers) -> None:
+    from tests.support import wait_until
+
+    key = await make_key(servers, rate="1/s")
+    assert (await client.get("/profile", headers={"x-api-key": key})).status_code == 200
+    assert is_too_many(await client.get("/profile", headers={"x-api-key": key}), 1)
+
+    async def passes() -> bool:
+        return (await client.get("/profile", headers={"x-api-key": key})).status_code == 200
+
+    await wait_until(passes, 3)
+
+
+async def test_the_configured_rate_holds_for_keys_without_one(servers: Servers, tmp_path: Path) -> None:
+    config = limits(tmp_path, {'per_key = "60000/min"': 'per_key = "2/h"'})
+    key, with_rate = await make_key(servers), await make_key(servers, rate="5/h")
+    async with open_gateway(servers, echoes(), config=config) as client:
+        statuses = [(await client.get("/profile", headers={"x-api-key": key})).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        statuses = [
+            (await client.get("/profile", headers={"x-api-key": with_rate})).status_code for _ in range(6)
+        ]
+        assert statuses == [200] * 5 + [429]
+
+
+async def test_a_limited_request_is_counted_before_its_body_is_judged_and_reaches_no_service(
+    servers: Servers,
+) -> None:
+    apps = echoes()
+    key = await make_key(servers, rate="1/h")
+    async with open_gateway(servers, apps) as client:
+        for expected in (413, 429):
+            response = await client.post(
+                "/application/upload", headers={"x-api-key": key}, content=b"x" * 200_000
+            )
+            assert response.status_code == expected
+    assert apps["applications"].seen == []
+
+
+async def test_an_address_that_tries_many_wrong_keys_gets_429_and_right_keys_still_pass(
+    servers: Servers, tmp_path: Path
+) -> None:
+    config = limits(tmp_path, {'wrong_keys_per_address = "60/min"': 'wrong_keys_per_address = "3/h"'})
+    key = await make_key(servers)
+    async with open_gateway(servers, echoes(), config=config, trusted_proxies=["127.0.0.0/8"]) as client:
+        for _ in range(3):
+            assert (await client.get("/profile", headers=wrong_key())).status_code == 401
+        assert is_too_many(await client.get("/profile", headers=wrong_key()), 3600)
+        assert (await client.get("/profile", headers={"x-api-key": key})).status_code == 200
+        assert (await client.get("/profile")).status_code == 401
+        elsewhere = wrong_key() | {"X-Forwarded-For": "203.0.113.7"}
+        assert (await client.get("/profile", headers=elsewhere)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('per_key = "many"', "plugins.options.rate_limit.per_key"),
+        ('per_keys = "5/min"', "plugins.options.rate_limit.per_keys"),
+    ],
+)
+async def test_a_wrong_option_stops_the_start_with_its_name(
+    servers: Servers, tmp_path: Path, line: str, reason: str
+) -> None:
+    own = settings(GatewaySettings, servers, config=limits(tmp_path, {OPTIONS: f"{OPTIONS}\n{line}"}))
+    with pytest.raises(ConfigurationError, match=reason):
+        async with running(create(own), own):
+            pass

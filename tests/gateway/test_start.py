@@ -1,0 +1,154 @@
+"""What the gateway reads when it starts, and what stops the start."""
+
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import httpx
+import pytest
+
+from callboard.servers import free_port
+from common import plugins
+from common.errors import ConfigurationError, ServiceError
+from common.plugins import PluginContext
+from common.settings import read_settings
+from gateway.main import create
+from gateway.policies import Call
+from gateway.settings import GatewaySettings
+from tests.gateway.builders import changed_config, echoes, make_key, open_gateway
+from tests.support import Servers, running, settings
+
+POLICIES = 'policies = ["api_key", "roblox_only", "rate_limit"]'
+
+
+async def test_metrics_are_on_a_port_of_their_own_and_never_on_the_public_one(servers: Servers) -> None:
+    port = free_port()
+    async with open_gateway(servers, echoes(), metrics_port=port) as client:
+        assert (await client.get("/metrics")).status_code == 404
+        await client.get("/applications/AAAA")
+        async with httpx.AsyncClient() as prometheus:
+            answer = await prometheus.get(f"http://127.0.0.1:{port}/metrics")
+        assert 'callboard_requests_total{method="GET",route="/applications/{token}"' in answer.text
+    async with httpx.AsyncClient() as prometheus:
+        with pytest.raises(httpx.ConnectError):
+            await prometheus.get(f"http://127.0.0.1:{port}/metrics")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"upstreams": {"accounts": []}}, "CALLBOARD_UPSTREAMS_ACCOUNTS: "),
+        ({"upstreams": {"accounts": ["accounts:8000"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
+        ({"upstreams": {"accounts": ["http://accounts:8000/"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, "CALLBOARD_TRUSTED_PROXIES_0"),
+        ({"metrics_port": 65536}, "CALLBOARD_METRICS_PORT: "),
+        ({"tls_cert": "cert.pem"}, "CALLBOARD_TLS_KEY: .*expected together with CALLBOARD_TLS_CERT"),
+        ({"tls_key": "key.pem"}, "CALLBOARD_TLS_KEY: .*expected together with CALLBOARD_TLS_CERT"),
+    ],
+)
+def test_a_wrong_setting_is_named(servers: Servers, given: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        settings(GatewaySettings, servers, **given)
+
+
+def test_lists_come_from_the_environment_as_json(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLBOARD_UPSTREAMS", '{"shifts": ["http://a:1", "https://b"]}')
+    monkeypatch.setenv("CALLBOARD_TRUSTED_PROXIES", '["10.0.0.0/8", "fd00::/8"]')
+    own = settings(GatewaySettings, servers)
+    assert own.upstreams == {"shifts": ["http://a:1", "https://b"]}
+    assert [str(network) for network in own.trusted_proxies] == ["10.0.0.0/8", "fd00::/8"]
+
+
+async def test_a_database_that_is_not_migrated_stops_the_start(servers: Servers) -> None:
+    own = settings(GatewaySettings, servers)
+    from common.mongo import connect
+
+    client, _ = connect(own, "gateway")
+    async with client:
+        await client.drop_database("gateway")
+    app = create(own)
+    with pytest.raises(ConfigurationError, match='run "callboard migrate"'):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+async def test_an_unknown_policy_stops_the_start(servers: Servers, tmp_path: Path) -> None:
+    config = changed_config(tmp_path, {POLICIES: 'policies = ["api_key", "captcha"]'})
+    own = settings(GatewaySettings, servers, config=config)
+    with pytest.raises(ConfigurationError, match='No plugin "captcha"'):
+        async with running(create(own), own):
+            pass
+
+
+class Lunch:
+    """A policy of somebody else's: nobody passes at noon."""
+
+    is_open = False
+
+    def __init__(self, context: PluginContext) -> None:
+        assert context.name == "lunch"
+
+    async def __aenter__(self) -> None:
+        Lunch.is_open = True
+
+    async def __aexit__(self, *_: object) -> None:
+        Lunch.is_open = False
+
+    async def check(self, call: Call) -> None:
+        if "noon" in call.values("time"):
+            raise ServiceError(418, f"lunch, {call.key.name if call.key else 'you'}")
+
+
+@asynccontextmanager
+async def with_policies(
+    servers: Servers, folder: Path, monkeypatch: pytest.MonkeyPatch, policies: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    found = plugins.entry_points
+
+    def and_lunch(*, group: str, name: str) -> object:
+        own = EntryPoint("lunch", f"{__name__}:Lunch", "callboard.policies")
+        return [own] if name == "lunch" else found(group=group, name=name)
+
+    monkeypatch.setattr(plugins, "entry_points", and_lunch)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Lunch if self.name == "lunch" else _load(self))
+    config = changed_config(folder, {POLICIES: f"policies = {policies}"})
+    async with open_gateway(servers, echoes(), config=config) as client:
+        yield client
+
+
+_load = EntryPoint.load
+
+
+async def test_a_policy_of_ones_own_judges_in_its_turn(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await make_key(servers, name="guest")
+    async with with_policies(servers, tmp_path, monkeypatch, '["api_key", "lunch"]') as client:
+        assert Lunch.is_open
+        headers = {"x-api-key": key}
+        assert (await client.get("/profile?time=noon")).status_code == 401
+        assert (await client.get("/profile?time=night", headers=headers)).status_code == 200
+        response = await client.get("/profile?time=noon", headers=headers)
+        assert (response.status_code, response.json()["message"]) == (418, "lunch, guest")
+    assert not Lunch.is_open
+
+
+async def test_without_a_policy_that_names_a_key_only_the_routes_for_anyone_pass(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await make_key(servers, "roblox")
+    headers = {"x-api-key": key, "Roblox-Id": "1001"}
+    for policies in ('["lunch"]', '["rate_limit"]', '["roblox_only"]'):
+        async with with_policies(servers, tmp_path, monkeypatch, policies) as client:
+            assert (await client.get("/profile", headers=headers)).status_code == 401
+            assert (await client.get("/connect?place=1001", headers=headers)).status_code in (401, 403)
+            assert (await client.get("/applications/AAAA")).status_code == 200
+
+
+def test_settings_of_the_gateway_are_read_like_all_others(servers: Servers) -> None:
+    with pytest.raises(ConfigurationError, match="CALLBOARD_INTERNAL_TOKEN"):
+        read_settings(GatewaySettings, mongo_url="x", nats_url="x", internal_token="short")
+    assert ssl.OPENSSL_VERSION and subprocess
