@@ -4,19 +4,19 @@ import logging
 import sys
 from contextvars import ContextVar
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 key_name: ContextVar[str | None] = ContextVar("key_name", default=None)
 
 
-class _Formatter(JsonFormatter):
+class _Formatter(OrjsonFormatter):
     def __init__(self, service: str) -> None:
         super().__init__(
-            "%(asctime)s %(levelname)s %(name)s %(message)s",
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            "%(levelname)s %(name)s %(message)s",
+            rename_fields={"levelname": "level", "name": "logger"},
             static_fields={"service": service},
-            datefmt="%Y-%m-%dT%H:%M:%S%z",
+            timestamp="time",
         )
 
 
