@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from callboard.servers import Server, mongod, nats_server, prepare_mongod, wait_for_port
-from tests.support import Servers
+from callboard.replica_set import prepare_mongod
+from callboard.servers import Server, listens, mongod, nats_server
+from tests.support import Servers, wait_until
 
 # A run that is told to stop (by a time limit, say) also stops its servers.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -28,7 +29,7 @@ async def servers() -> AsyncIterator[Servers]:
         for server in (mongo, nats):
             stack.callback(_stop, _start(server, data))
         await prepare_mongod(mongo.url)
-        await wait_for_port(nats.port)
+        await wait_until(lambda: listens(nats.port))
         yield Servers(mongo.url, nats.url, secrets.token_urlsafe(32))
 
 

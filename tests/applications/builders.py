@@ -1,7 +1,7 @@
 """The applications service beside a stand-in for accounts, whose ranks a test sets and looks at."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -73,10 +73,12 @@ class Park:
     accounts: Accounts = field(default_factory=Accounts)
 
     async def upload(self, user: int, **answers: Any) -> httpx.Response:
-        return await self.client.post("/application/upload", params={"id": user}, json=four_answers(**answers))
+        return await self.client.post(
+            "/application/upload", params={"id": user}, json=four_answers(**answers)
+        )
 
     async def approve(self, user: int, moderator: str = "ParkManager") -> httpx.Response:
-        params = {"id": user, "moderator": moderator}
+        params: dict[str, str | int] = {"id": user, "moderator": moderator}
         return await self.client.post("/application/approve", params=params, timeout=20)
 
     async def read(self, url: str) -> httpx.Response:
@@ -92,12 +94,14 @@ class Park:
 
 
 @asynccontextmanager
-async def park(servers: Servers, accounts: Accounts | None = None, **given: Any) -> AsyncIterator[Park]:
-    """The service on the servers of this run, beside `accounts`."""
+async def park(
+    servers: Servers, accounts: Accounts | None = None, *, in_one_process: bool = True, **given: Any
+) -> AsyncIterator[Park]:
+    """The service on the servers of this run, beside `accounts` where they are in one process."""
     accounts = accounts or Accounts()
     own = settings(ApplicationsSettings, servers, **{"public_url": PUBLIC_URL} | given)
     async with (
-        running(create(own, {"accounts": accounts.app}), own) as client,
+        running(create(own, {"accounts": accounts.app} if in_one_process else None), own) as client,
         database(servers) as applications,
     ):
         yield Park(client, applications, accounts)
@@ -127,7 +131,7 @@ async def let_lease_run_out(applications: Database, user: int) -> None:
     )
 
 
-def four_answers(**changes: Any) -> Mapping[str, Any]:
+def four_answers(**changes: Any) -> dict[str, Any]:
     """The body of an upload."""
     return {
         "q1": "I like trains.",

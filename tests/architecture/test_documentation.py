@@ -159,7 +159,11 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     assert {one or other for one, other in named} <= targets
 
 
-def test_every_relative_link_of_the_docs_leads_somewhere() -> None:
-    for path in (ROOT / "docs").rglob("*.md"):
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text("utf-8")):
-            assert (path.parent / link).exists(), f"{path.relative_to(ROOT)}: {link}"
+def test_every_relative_link_of_the_readme_and_the_docs_leads_somewhere() -> None:
+    broken = [
+        f"{path.relative_to(ROOT)}: {link}"
+        for path in [*ROOT.glob("README.md"), *(ROOT / "docs").rglob("*.md")]
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
+        if not (path.parent / link).exists()
+    ]
+    assert not broken

@@ -23,10 +23,10 @@ import httpx
 import psutil
 
 from callboard.servers import free_port
+from tests.contracts.people import GUEST, LARGEST, RANKS, Person, Rank
 from tests.support import ROOT, unique_id, wait_until
 
 CALLBOARD = Path(sys.executable).with_name("callboard")
-MAX_ID = 2**63 - 1
 CODES = ("char", "tot", "mtp", "btmr", "rnrc")
 QUESTIONS = ("q1", "q2", "q3", "q4")
 PEOPLE_PER_RANK = 150
@@ -39,52 +39,6 @@ NO_SUCH_USER = (
     '{"status":"error","message":"couldn\'t find user","discord":"We couldn\'t find the requested user, '
     'please ensure you typed it correctly and try again."}'
 )
-
-
-@dataclass(frozen=True)
-class Rank:
-    """A rank of the shipped configuration."""
-
-    name: str
-    rankid: int
-    clearance: int
-    is_cast: bool
-
-
-GUEST = Rank("Guest", 0, 0, is_cast=False)
-TRAINEE = Rank("University Student", 10, 0, is_cast=False)
-CAST = Rank("Cast Member", 20, 1, is_cast=True)
-SENIOR = Rank("Senior Cast Member", 30, 2, is_cast=True)
-MANAGER = Rank("Manager", 40, 3, is_cast=True)
-EXECUTIVE = Rank("Executive", 50, 3, is_cast=True)
-RANKS = (GUEST, TRAINEE, CAST, SENIOR, MANAGER, EXECUTIVE)
-
-
-@dataclass(frozen=True)
-class Person:
-    """Somebody whom no other test knows."""
-
-    id: int
-    username: str
-    discord: int
-    rank: Rank
-
-    def profile(
-        self,
-        *,
-        account: str | None = None,
-        points: int = 0,
-        rank: Rank | None = None,
-        certifications: Sequence[str] = (),
-    ) -> str:
-        """The whole body of /profile, with the given changes."""
-        now = rank or self.rank
-        known = f'"_id":"{account}",' if account else ""
-        return (
-            f'{{"status":"success","id":{self.id},{known}"username":"{self.username}","points":{points},'
-            f'"rank":"{now.name}","rankid":{now.rankid},"cast":{json.dumps(now.is_cast)},'
-            f'"certifications":{json.dumps(list(certifications), separators=(",", ":"))}}}'
-        )
 
 
 Params = Mapping[str, object] | Sequence[tuple[str, object]]
@@ -101,7 +55,6 @@ class Park:
     client: httpx.AsyncClient
     keys: dict[str, str] = field(default_factory=dict)
     secrets: set[str] = field(default_factory=set)
-    largest: Person = Person(MAX_ID, "Largest", MAX_ID, TRAINEE)
     _people: dict[Rank, list[Person]] = field(default_factory=dict)
     _servers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -127,12 +80,18 @@ class Park:
                 Person(number, f"Player_{number}", unique_id(), rank)
                 for number in (unique_id() for _ in range(PEOPLE_PER_RANK))
             ]
-        await self.admit([self.largest, *(one for people in self._people.values() for one in people)])
+        await self.admit([LARGEST, *(one for people in self._people.values() for one in people)])
 
     async def make_key(self, name: str, scope: str, *options: str) -> str:
-        """A new key, which the gateway may not know for a moment: see `knows`."""
-        shown = await self.callboard("keys", "create", name, "--scope", scope, *options, "--json")
-        key: str = json.loads(shown)["key"]
+        """A new key, once the gateway knows it."""
+        return await self._shown_key("create", name, "--scope", scope, *options)
+
+    async def rotate_key(self, name: str, *options: str) -> str:
+        """The successor of a key, once the gateway knows it."""
+        return await self._shown_key("rotate", name, *options)
+
+    async def _shown_key(self, *arguments: str) -> str:
+        key: str = json.loads(await self.callboard("keys", *arguments, "--json"))["key"]
         self.secrets.add(key)
         await wait_until(lambda: self.knows(key))
         return key
@@ -155,12 +114,17 @@ class Park:
     ) -> httpx.Response:
         """One request. A parameter that is None is left out; `key` is the value of a key."""
         pairs = params.items() if isinstance(params, Mapping) else params
-        sent = [(name, _text(value)) for name, value in pairs if value is not None]
-        carried = {"x-api-key": key} if key is not None else {}
-        response = await self.client.request(
-            method, path, params=sent or None, headers={**carried, **(headers or {})}, **body
-        )
+        sent = tuple((name, _text(value)) for name, value in pairs if value is not None)
+        given = [
+            (name, value.encode() if isinstance(value, str) else value)
+            for name, value in (headers or {}).items()
+        ]
+        carried = [(name.encode(), value) for name, value in given]
+        if key is not None:
+            carried.append((b"x-api-key", key.encode()))
+        response = await self.client.request(method, path, params=sent or None, headers=carried, **body)
         check(response)
+        assert not [key for key in self.keys.values() if key in response.text]
         return response
 
     async def connect(self, user: object, place: object = 1001, **changes: Any) -> httpx.Response:
@@ -190,7 +154,8 @@ class Park:
 
     async def account(self, user: int) -> str | None:
         """The `_id` of a user's account, if there is one."""
-        return (await self.profile(id=user)).json().get("_id")
+        found: str | None = (await self.profile(id=user)).json().get("_id")
+        return found
 
     async def grant(
         self, username: object, certification: object = "tot", **changes: object
@@ -304,11 +269,15 @@ class Park:
         await self.client.aclose()
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(60):
-            status = await self.process.wait()
-        assert status == 0, self.logs()[self.data_dir.parent / "up.txt"][-2000:]
-        left = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-        assert not left
+        try:
+            async with asyncio.timeout(60):
+                status = await self.process.wait()
+            assert status == 0, self.logs()[self.data_dir.parent / "up.txt"][-2000:]
+            assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        finally:
+            for one in family:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 async def open_park(folder: Path, *options: str, form: str, config: Path, path: str = "") -> Park:

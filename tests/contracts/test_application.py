@@ -1,26 +1,17 @@
 """POST /application/upload, GET /applications/{token} and POST /application/approve."""
 
 import asyncio
+import gzip
 import json
 import re
 from typing import Any
+from urllib.parse import urlencode
 
+import httpx
 import pytest
 
-from tests.contracts.park import (
-    CAST,
-    EXECUTIVE,
-    GUEST,
-    MANAGER,
-    NO_SUCH_USER,
-    NOT_FOUND,
-    QUESTIONS,
-    TRAINEE,
-    Park,
-    Person,
-    Rank,
-    is_refused,
-)
+from tests.contracts.park import NO_SUCH_USER, NOT_FOUND, QUESTIONS, Park, is_refused
+from tests.contracts.people import CAST, EXECUTIVE, GUEST, MANAGER, TRAINEE, Person, Rank
 from tests.support import unique_id
 
 APPROVED = '{"status":"success","message":"successfully ranked user"}'
@@ -198,6 +189,31 @@ async def test_a_body_beyond_192_kib_that_hides_its_length_is_413(park: Park) ->
         content=pieces(),
     )
     is_refused(response, 413)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+async def test_a_packed_body_is_read(park: Park, kind: str) -> None:
+    own = answers()
+    content = json.dumps(own) if kind == "application/json" else urlencode(own)
+    response = await _upload_packed(park, kind, content.encode())
+    assert response.status_code == 200, response.text
+    assert own["q4"] in (await park.client.get(response.json()["url"])).text
+
+
+async def test_a_packed_body_is_limited_by_what_it_unpacks_to(park: Park) -> None:
+    is_refused(await _upload_packed(park, "application/json", b" " * 50_000_000), 413)
+
+
+async def _upload_packed(park: Park, kind: str, content: bytes) -> httpx.Response:
+    headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
+    return await park.call(
+        "POST",
+        "/application/upload",
+        {"id": 1},
+        key=park.keys["roblox"],
+        headers=headers,
+        content=gzip.compress(content),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- approve

@@ -5,20 +5,8 @@ from collections import Counter
 
 import pytest
 
-from tests.contracts.park import (
-    CAST,
-    CODES,
-    EXECUTIVE,
-    GUEST,
-    MANAGER,
-    NO_SUCH_USER,
-    SENIOR,
-    TRAINEE,
-    Park,
-    Person,
-    Rank,
-    is_refused,
-)
+from tests.contracts.park import CODES, NO_SUCH_USER, Park, is_refused
+from tests.contracts.people import CAST, EXECUTIVE, GUEST, MANAGER, SENIOR, TRAINEE, Person, Rank
 from tests.contracts.routes import GRANT, REVOKE, Route, name
 
 TOO_LOW = (

@@ -2,18 +2,8 @@
 
 import pytest
 
-from tests.contracts.park import (
-    CAST,
-    CODES,
-    EXECUTIVE,
-    GUEST,
-    MANAGER,
-    RANKS,
-    SENIOR,
-    TRAINEE,
-    Park,
-    Rank,
-)
+from tests.contracts.park import CODES, Park
+from tests.contracts.people import CAST, EXECUTIVE, GUEST, MANAGER, RANKS, SENIOR, TRAINEE, Rank
 from tests.support import unique_id
 
 ALL = ",".join(CODES)

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.contracts.park import CAST, GUEST, TRAINEE, Park, changed_config, is_refused, open_park
+from tests.contracts.park import Park, changed_config, is_refused, open_park
+from tests.contracts.people import CAST, GUEST, TRAINEE
 from tests.contracts.routes import PROFILE
 from tests.support import unique_id
 

@@ -2,18 +2,8 @@
 
 import pytest
 
-from tests.contracts.park import (
-    CAST,
-    GUEST,
-    NO_SUCH_USER,
-    RANKS,
-    SUCCESS,
-    TRAINEE,
-    Park,
-    Person,
-    Rank,
-    is_refused,
-)
+from tests.contracts.park import NO_SUCH_USER, SUCCESS, Park, is_refused
+from tests.contracts.people import CAST, GUEST, RANKS, TRAINEE, Person, Rank
 from tests.support import unique_id
 
 

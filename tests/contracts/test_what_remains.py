@@ -4,8 +4,10 @@ no process, is checked when the park is stopped.)"""
 import json
 
 import psutil
+import pytest
 
 from tests.contracts.park import SUCCESS, Park
+from tests.support import wait_until
 
 
 async def test_every_point_can_be_accounted_for(park: Park) -> None:
@@ -32,6 +34,20 @@ async def test_no_key_no_token_and_no_answer_is_in_a_log(park: Park) -> None:
         (path.name, value[:12]) for path, text in logs.items() for value in park.secrets if value in text
     ]
     assert not found
+
+
+@pytest.mark.parametrize("place", ["query", "header"])
+async def test_the_log_line_of_a_request_shows_the_name_of_its_key(park: Park, place: str) -> None:
+    key = park.keys["discord"]
+    how = {"params": {"id": 1, "key": key}} if place == "query" else {"params": {"id": 1}, "key": key}
+    request = (await park.call("GET", "/profile", **how)).headers["x-request-id"]
+
+    def lines() -> list[str]:
+        return [line for text in park.logs().values() for line in text.splitlines() if request in line]
+
+    await wait_until(lambda: bool(lines()))
+    for line in lines():
+        assert json.loads(line)["key"] == "discord"
 
 
 async def test_only_the_owner_can_look_into_the_data_folder(park: Park) -> None:

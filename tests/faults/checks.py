@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from tests.faults.history import Told
@@ -15,12 +16,14 @@ class Wrong(StrEnum):
     """The kinds of what can be wrong."""
 
     LOST = "lost"
+    UNANNOUNCED = "without an event"
     TWICE = "counted twice"
     SECOND_TWICE = "second credited twice"
     CERTIFICATION = "wrong certification"
     APPLICATION = "wrong application"
     ANSWER = "wrong answer"
     LEFT_BEHIND = "left behind"
+    NOT_SERVED = "not served again"
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def _covered_seconds(intervals: Iterable[tuple[int, int]]) -> int:
     """How many seconds lie in at least one of the intervals."""
     edges = sorted(edge for start, end in intervals for edge in ((start, 1), (end, -1)))
     covered = depth = 0
-    for (at, change), (until, _) in zip(edges, edges[1:], strict=False):
+    for (at, change), (until, _) in pairwise(edges):
         depth += change
         if depth:
             covered += until - at
@@ -162,20 +165,19 @@ def _covered_seconds(intervals: Iterable[tuple[int, int]]) -> int:
 
 def _points(state: State) -> Iterator[Finding]:
     """A point a credited minute; shifts, events, ledger and total agree, entry by entry."""
-    published = Counter(event["id"] for event in state.published("shifts", "shift_logged"))
+    published = {event["id"]: event for event in state.published("shifts", "shift_logged")}
     shifts = {shift["_id"]: shift for shift in state.shifts}
     ledger = {entry["_id"]: entry for entry in state.ledger}
     for shift_id in shifts.keys() - ledger.keys():
-        text = "its event is there" if published[shift_id] else "it has no event"
-        yield Finding(Wrong.LOST, f"shift {shift_id} is not in the ledger; {text}")
+        yield Finding(Wrong.LOST, f"shift {shift_id} is not in the ledger")
     for entry_id in ledger.keys() - shifts.keys():
         yield Finding(Wrong.TWICE, f"ledger entry {entry_id} has no shift")
+    for shift_id in shifts.keys() - published.keys():
+        yield Finding(Wrong.UNANNOUNCED, f"shift {shift_id}")
     for shift_id in shifts.keys() & ledger.keys():
         shift, entry = shifts[shift_id], ledger[shift_id]
         if (shift["user"], shift["points"]) != (entry["user"], entry["points"]):
             yield Finding(Wrong.ANSWER, f"shift {shift_id} and its ledger entry differ")
-        if not published[shift_id]:
-            yield Finding(Wrong.LOST, f"shift {shift_id} has no event")
     for event_id in published.keys() - shifts.keys():
         yield Finding(Wrong.TWICE, f"event {event_id} has no shift")
     seconds, paid, entered = Counter[int](), Counter[int](), Counter[int]()
@@ -204,7 +206,7 @@ def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
     Every event carries the name of the request that caused it.
     """
     events = [
-        event | {"held": fact == "certification_granted"}
+        {**event, "held": fact == "certification_granted"}
         for fact in ("certification_granted", "certification_revoked")
         for event in state.published("certifications", fact)
     ]
@@ -230,7 +232,7 @@ def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
         told_versions = [event["version"] for event in facts]
         if told_versions != list(range(1, len(facts) + 1)):
             yield Finding(Wrong.CERTIFICATION, f"{pair}: the events have the versions {told_versions}")
-        if any(one["held"] == other["held"] for one, other in zip(facts, facts[1:], strict=False)):
+        if any(one["held"] == other["held"] for one, other in pairwise(facts)):
             yield Finding(Wrong.CERTIFICATION, f"{pair}: the same was granted or revoked twice in a row")
         yield from _order(pair, [order[event["moderator"]] for event in facts if event["moderator"] in order])
         if owned.get(pair) != expected:
@@ -273,7 +275,7 @@ def _applications(history: Sequence[Told], state: State) -> Iterator[Finding]:
     announced = Counter(event["user"] for event in state.published("applications", "application_approved"))
     ranked = Counter(event["user"] for event in state.published("accounts", "rank_changed"))
     for told in history:
-        user = told.operation.params.get("id")
+        user = told.operation.params.get("id", 0)
         if told.operation.kind == "upload" and told.outcome == "ok":
             text = state.texts.get(told.operation.id, "")
             if not all(answer in text for answer in (told.operation.body or {}).values()):

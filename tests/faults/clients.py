@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.faults.history import Attempt, Operation, Outcome, Recorder, Told
+from tests.faults.history import Attempt, Kind, Operation, Outcome, Recorder, Told
 
 CODES = ("char", "tot", "mtp", "btmr", "rnrc")
 QUESTIONS = ("q1", "q2", "q3", "q4")
@@ -62,11 +62,11 @@ class Client:
     def __init__(self, park: Park, name: str, seed: int, folder: Path) -> None:
         self.park = park
         self.name = name
-        self.rng = random.Random(f"{seed} {name}")
+        self.rng = random.Random(f"{seed} {name}")  # noqa: S311 - no secret
         self.is_over = asyncio.Event()
         self.ids = (f"{name}-{number}" for number in itertools.count(1))
         self._recorder = Recorder(folder, name)
-        self._http = httpx.AsyncClient(base_url=park.url, trust_env=False, timeout=None)
+        self._http = httpx.AsyncClient(base_url=park.url, trust_env=False, timeout=60)
 
     async def run(self) -> None:
         """Work until `is_over`, and finish what is under way."""
@@ -150,10 +150,10 @@ class GameServer(Client):
         else:
             operation = self._shift()
             if self.rng.random() < 0.06:  # the network delivers it twice
-                attempts = await asyncio.gather(self.attempt(operation), self.attempt(operation))
+                told = await asyncio.gather(self.attempt(operation), self.attempt(operation))
+                self._sent.append(Told(operation, list(told)))
             else:
-                attempts = [await self.send(operation)]
-            self._sent.append(Told(operation, list(attempts)))
+                self._sent.append(Told(operation, [await self.send(operation)]))
         await self.pause(self.rng.uniform(0, 0.1))
 
     def _shift(self) -> Operation:
@@ -233,10 +233,32 @@ class Trainer(Client):
         each has its own, which the event carries.
         """
         held = self._held[person, code]
-        kind = self.rng.choice(("grant", "revoke")) if held is None else "revoke" if held else "grant"
+        is_held = self.rng.random() < 0.5 if held is None else held
+        kind: Kind = "revoke" if is_held else "grant"
         operation = Operation(next(self.ids), kind, {"username": person.username, "certification": code})
         attempt = await self.send(operation)
         self._held[person, code] = None if attempt.outcome == "unknown" else kind == "grant"
+
+
+class LastServer(Client):
+    """Logs one more shift for every worker, once everything is up again."""
+
+    async def run(self) -> None:
+        """Return once every shift is acknowledged."""
+        await asyncio.gather(*(self._log(number, person) for number, person in enumerate(self.park.workers)))
+
+    async def _log(self, number: int, person: Person) -> None:
+        params = {
+            "id": person.id,
+            "place": 1001,
+            "duration": 60 + number,
+            "training": False,
+            "server": self.name,
+            "ended_at": int(time.time()),
+        }
+        operation = Operation(f"{self.name}-{number}", "log", params, f"{self.name}-{number}", expected="ok")
+        while (await self.attempt(operation, patience=5)).outcome == "unknown":
+            await asyncio.sleep(0.2)
 
 
 class Recruiter(Client):

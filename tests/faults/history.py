@@ -13,6 +13,8 @@ from typing import Any, Literal
 Outcome = Literal["ok", "refused", "unknown"]
 """Acknowledged; refused for good; or nobody knows whether it took effect."""
 
+Kind = Literal["log", "grant", "revoke", "approve", "upload"]
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -22,7 +24,7 @@ class Operation:
     """
 
     id: str
-    kind: Literal["log", "grant", "revoke", "approve", "upload"]
+    kind: Kind
     params: Mapping[str, Any]
     idempotency_key: str | None = None
     body: Mapping[str, str] | None = None

@@ -43,7 +43,7 @@ def plan(
     pause_seconds: tuple[float, float],
 ) -> list[Fault]:
     """Each component and each wire in turn, in an order of the seed's, and each time in another way."""
-    rng = random.Random(f"{seed} nemesis")
+    rng = random.Random(f"{seed} nemesis")  # noqa: S311 - no secret
     ways = {component: rng.sample(_WAYS, len(_WAYS)) for component in components}
     cuts: dict[str, list[Cut]] = {wire: rng.sample(get_args(Cut), len(get_args(Cut))) for wire in WIRES}
     targets = [*components, *WIRES]

@@ -18,7 +18,7 @@ from nats.js.api import ConsumerInfo
 from pymongo import AsyncMongoClient
 
 from tests.faults.checks import Finding, State, Wrong, check
-from tests.faults.clients import Client, GameServer, Park, Recruiter, Trainer
+from tests.faults.clients import Client, GameServer, LastServer, Park, Recruiter, Trainer
 from tests.faults.history import Outcome, Told, read_histories
 from tests.faults.nemesis import Fault, Kind, Nemesis, plan
 from tests.faults.system import Form, System, keep, running_system
@@ -32,6 +32,7 @@ CONSUMERS = {
 }
 READY_SECONDS = 120.0
 FINISH_SECONDS = 90.0
+SERVED_SECONDS = 30.0
 QUIET_SECONDS = 120.0
 """Limits that a busy machine does not reach; what waits is told at once when it is over."""
 
@@ -116,7 +117,8 @@ async def _run(system: System, histories: Path, result: Result) -> None:
     for person in park.certified:
         await preparer.change(person, "tot")
     recruiter = Recruiter(park, "recruiter", seed, histories, scenario.seconds / len(park.guests))
-    clients: list[Client] = [preparer, recruiter]
+    last = LastServer(park, "last-server", seed, histories)
+    clients: list[Client] = [preparer, recruiter, last]
     clients += [GameServer(park, f"server-{n}", seed, histories) for n in range(scenario.game_servers)]
     clients += [
         Trainer(park, f"trainer-{n}", seed, histories, park.changing[n :: scenario.trainers], 0.1)
@@ -131,7 +133,7 @@ async def _run(system: System, histories: Path, result: Result) -> None:
         pause_seconds=scenario.pause_seconds,
     )
     counting = asyncio.create_task(counters.run())
-    working = [asyncio.create_task(client.run()) for client in clients if client is not preparer]
+    working = [asyncio.create_task(client.run()) for client in clients if client not in (preparer, last)]
     try:
         await nemesis.run([*scenario.first, *planned])
         await wait_until(system.is_ready, READY_SECONDS)
@@ -139,6 +141,7 @@ async def _run(system: System, histories: Path, result: Result) -> None:
             client.is_over.set()
         async with asyncio.timeout(FINISH_SECONDS):
             await asyncio.gather(*working)
+        result.findings += await _serves_all(last)
         await recruiter.settle()
         ended_at = time.time()
         result.findings += await _quiet(system)
@@ -185,6 +188,17 @@ class Counters:
     def total(self, name: str) -> int:
         """The sum over all processes that there ever were."""
         return sum(seen[name] for seen in self._seen.values())
+
+
+async def _serves_all(last: LastServer) -> list[Finding]:
+    """With everything up, every worker's shift must be taken; a finding when that takes too long."""
+    try:
+        async with asyncio.timeout(SERVED_SECONDS):
+            await last.run()
+    except TimeoutError:
+        text = f"not every worker's shift was taken in the {SERVED_SECONDS:.0f} s after all was up"
+        return [Finding(Wrong.NOT_SERVED, text)]
+    return []
 
 
 async def _quiet(system: System) -> list[Finding]:

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from callboard.servers import Server, free_port, mongod, nats_server, prepare_mongod, wait_for_port
+from callboard.replica_set import prepare_mongod
+from callboard.servers import Server, free_port, listens, mongod, nats_server
 from callboard.system import Process, read_run_file
 from tests.faults.clients import Park, Person
 from tests.faults.wire import Wire
@@ -123,7 +124,7 @@ async def running_system(folder: Path, form: Form, patches: Sequence[str] = ()) 
             system.start_server(name)
             stack.push_async_callback(_stop_server, system, name)
         await prepare_mongod(servers["mongod"].url)
-        await wait_for_port(servers["nats-server"].port)
+        await wait_until(lambda: listens(servers["nats-server"].port))
         await _start_callboard(system, patches)
         stack.push_async_callback(_stop_callboard, system)
         await wait_until(system.is_ready, START_SECONDS)
@@ -151,7 +152,7 @@ async def _start_callboard(system: System, patches: Sequence[str]) -> None:
         "CALLBOARD_NATS_URL": _through(system, "nats-server", TO_NATS),
         "CALLBOARD_METRICS_PORT": str(system.metrics_port),
         "CALLBOARD_FAULTS_PATCHES": " ".join(patches),
-        "PYTHONPATH": str(SABOTAGE),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(SABOTAGE), os.environ.get("PYTHONPATH")))),
     }
     with (system.folder / "up.txt").open("wb") as output:
         system.up = await asyncio.create_subprocess_exec(

@@ -12,11 +12,13 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from common.mongo import Database, connect
-from gateway.keys import KeyScope, create_key
+from common.mongo import Database, connect, migrate
+from gateway.keys import create_key
 from gateway.main import create
+from gateway.models import KeyScope
+from gateway.repository import COLLECTIONS
 from gateway.settings import GatewaySettings
-from tests.support import ROOT, Servers, running, settings, unique_id
+from tests.support import ROOT, Servers, running, settings, unique_id, wait_until
 
 SERVICES = ("accounts", "certifications", "applications", "shifts")
 
@@ -108,9 +110,10 @@ def changed_config(folder: Path, changes: Mapping[str, str]) -> Path:
 
 @asynccontextmanager
 async def open_database(servers: Servers) -> AsyncIterator[Database]:
-    """The gateway's database."""
+    """The gateway's database, migrated."""
     client, database = connect(settings(GatewaySettings, servers), "gateway")
     async with client:
+        await migrate(database, COLLECTIONS)
         yield database
 
 
@@ -153,8 +156,7 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     server = _Server(config)
     task = asyncio.create_task(server.serve())
     try:
-        while not server.started:
-            await asyncio.sleep(0)
+        await wait_until(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -21,7 +21,7 @@ async def client(
 
 
 @pytest.fixture(scope="package")
-async def keys(client: httpx.AsyncClient, servers: Servers) -> dict[str, str]:
+async def keys(servers: Servers) -> dict[str, str]:
     """A key of each scope."""
     return {
         "roblox": await make_key(servers, "roblox"),

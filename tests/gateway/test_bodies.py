@@ -16,8 +16,8 @@ UPLOAD_LIMIT = 192 * 1024
 
 
 @pytest.fixture(scope="module")
-async def key(servers: Servers, client: httpx.AsyncClient) -> dict[str, str]:
-    del client
+async def key(servers: Servers) -> dict[str, str]:
+    """A key, as a header."""
     return {"x-api-key": await make_key(servers)}
 
 

@@ -18,9 +18,8 @@ from tests.support import Servers
 
 
 @pytest.fixture
-async def database(servers: Servers, client: object) -> AsyncIterator[Database]:
-    """The gateway's database, migrated."""
-    del client
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """The gateway's database."""
     async with open_database(servers) as opened:
         yield opened
 
@@ -101,7 +100,7 @@ async def test_what_a_key_cannot_have_is_refused_with_the_fields_name(
 
 @pytest.mark.parametrize("name", ["", " x", "two words", "x" * 65, "ä", "line\nbreak", ".hidden"])
 async def test_a_name_is_one_short_word(database: Database, name: str) -> None:
-    with pytest.raises(InvalidKeyField, match="^name: "):
+    with pytest.raises(InvalidKeyField, match=r"^name: "):
         await make(database, name)
 
 

@@ -11,7 +11,7 @@ from common.errors import ConfigurationError
 from gateway.main import create
 from gateway.settings import GatewaySettings
 from tests.gateway.builders import changed_config, echoes, make_key, open_gateway
-from tests.support import Servers, running, settings
+from tests.support import Servers, running, settings, wait_until
 
 TOO_MANY = '{"status":"error","message":"too many requests"}'
 OPTIONS = "[plugins.options.rate_limit]"
@@ -40,8 +40,6 @@ async def test_a_keys_own_rate_counts_its_requests_only(client: httpx.AsyncClien
 
 
 async def test_a_window_ends(client: httpx.AsyncClient, servers: Servers) -> None:
-    from tests.support import wait_until
-
     key = await make_key(servers, rate="1/s")
     assert (await client.get("/profile", headers={"x-api-key": key})).status_code == 200
     assert is_too_many(await client.get("/profile", headers={"x-api-key": key}), 1)

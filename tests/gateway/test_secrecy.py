@@ -73,8 +73,9 @@ async def test_a_key_is_in_no_log_error_or_metric(
                 ("?place=1001", {"x-api-key": key, "Roblox-Id": "1001"}),
                 ("?place=1001", {"Authorization": f"Bearer {key}", "Roblox-Id": "1001"}),
             ):
-                for method in ("GET", "POST"):
-                    answers.append(await client.request(method, path + query, headers=headers))
+                answers += [
+                    await client.request(method, path + query, headers=headers) for method in ("GET", "POST")
+                ]
     assert {200, 401, 403, 404, 405, 500, 503} <= {answer.status_code for answer in answers}
     everything = logged.getvalue() + generate_latest().decode()
     for answer in answers:

@@ -1,10 +1,15 @@
 """What the gateway reads when it starts, and what stops the start."""
 
+import asyncio
+import json
+import os
+import shutil
+import signal
 import ssl
-import subprocess
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import httpx
@@ -13,13 +18,14 @@ import pytest
 from callboard.servers import free_port
 from common import plugins
 from common.errors import ConfigurationError, ServiceError
+from common.mongo import migrate
 from common.plugins import PluginContext
-from common.settings import read_settings
 from gateway.main import create
 from gateway.policies import Call
+from gateway.repository import COLLECTIONS
 from gateway.settings import GatewaySettings
-from tests.gateway.builders import changed_config, echoes, make_key, open_gateway
-from tests.support import Servers, running, settings
+from tests.gateway.builders import changed_config, echoes, make_key, open_database, open_gateway
+from tests.support import ROOT, Servers, running, settings, wait_until
 
 POLICIES = 'policies = ["api_key", "roblox_only", "rate_limit"]'
 
@@ -63,16 +69,13 @@ def test_lists_come_from_the_environment_as_json(servers: Servers, monkeypatch: 
 
 
 async def test_a_database_that_is_not_migrated_stops_the_start(servers: Servers) -> None:
-    own = settings(GatewaySettings, servers)
-    from common.mongo import connect
-
-    client, _ = connect(own, "gateway")
-    async with client:
-        await client.drop_database("gateway")
-    app = create(own)
-    with pytest.raises(ConfigurationError, match='run "callboard migrate"'):
-        async with app.router.lifespan_context(app):
-            pass
+    app = create(settings(GatewaySettings, servers))
+    async with open_database(servers) as database:
+        await database["keys"].drop_index("changed_at")
+        with pytest.raises(ConfigurationError, match='index changed_at of keys: run "callboard migrate"'):
+            async with app.router.lifespan_context(app):
+                pass
+        await migrate(database, COLLECTIONS)
 
 
 async def test_an_unknown_policy_stops_the_start(servers: Servers, tmp_path: Path) -> None:
@@ -102,24 +105,26 @@ class Lunch:
             raise ServiceError(418, f"lunch, {call.key.name if call.key else 'you'}")
 
 
+class _LunchEntry:
+    name = "lunch"
+
+    def load(self) -> type[Lunch]:
+        return Lunch
+
+
 @asynccontextmanager
 async def with_policies(
     servers: Servers, folder: Path, monkeypatch: pytest.MonkeyPatch, policies: str
 ) -> AsyncIterator[httpx.AsyncClient]:
-    found = plugins.entry_points
+    installed = plugins.entry_points
 
-    def and_lunch(*, group: str, name: str) -> object:
-        own = EntryPoint("lunch", f"{__name__}:Lunch", "callboard.policies")
-        return [own] if name == "lunch" else found(group=group, name=name)
+    def with_lunch(*, group: str, name: str) -> object:
+        return [_LunchEntry()] if name == "lunch" else installed(group=group, name=name)
 
-    monkeypatch.setattr(plugins, "entry_points", and_lunch)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: Lunch if self.name == "lunch" else _load(self))
+    monkeypatch.setattr(plugins, "entry_points", with_lunch)
     config = changed_config(folder, {POLICIES: f"policies = {policies}"})
     async with open_gateway(servers, echoes(), config=config) as client:
         yield client
-
-
-_load = EntryPoint.load
 
 
 async def test_a_policy_of_ones_own_judges_in_its_turn(
@@ -148,7 +153,41 @@ async def test_without_a_policy_that_names_a_key_only_the_routes_for_anyone_pass
             assert (await client.get("/applications/AAAA")).status_code == 200
 
 
-def test_settings_of_the_gateway_are_read_like_all_others(servers: Servers) -> None:
-    with pytest.raises(ConfigurationError, match="CALLBOARD_INTERNAL_TOKEN"):
-        read_settings(GatewaySettings, mongo_url="x", nats_url="x", internal_token="short")
-    assert ssl.OPENSSL_VERSION and subprocess
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+async def test_the_process_serves_https_with_a_certificate(servers: Servers, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *name]
+    making = await asyncio.create_subprocess_exec(*openssl, "-keyout", key, "-out", cert, stderr=DEVNULL)
+    assert await making.wait() == 0
+    async with open_database(servers):
+        port = free_port()
+    environment = {
+        "CALLBOARD_MONGO_URL": servers.mongo_url,
+        "CALLBOARD_NATS_URL": servers.nats_url,
+        "CALLBOARD_INTERNAL_TOKEN": servers.internal_token,
+        "CALLBOARD_CONFIG": str(ROOT / "callboard.toml"),
+        "CALLBOARD_PORT": str(port),
+        "CALLBOARD_TLS_CERT": str(cert),
+        "CALLBOARD_TLS_KEY": str(key),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway.main", env=os.environ | environment, stderr=PIPE
+    )
+    try:
+        async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=cert)) as client:
+
+            async def answers() -> bool:
+                try:
+                    return (await client.get(f"https://127.0.0.1:{port}/readyz")).status_code == 200
+                except httpx.ConnectError:
+                    return False
+
+            await wait_until(answers, 30)
+            assert (await client.get(f"https://127.0.0.1:{port}/profile")).status_code == 401
+    finally:
+        process.terminate()
+        _, logged = await process.communicate()
+    assert process.returncode in (0, -signal.SIGTERM)
+    lines = [json.loads(line) for line in logged.splitlines()]
+    assert [line["status"] for line in lines if line.get("route") == "/profile"] == [401]

@@ -5,20 +5,18 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from common.errors import ServiceError
+from gateway.page import ERROR_CONTENT, Json, page
 from gateway.routes import Route, Routes
 from gateway.upstreams import Outgoing, Upstreams
 
 logger = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 _SECONDS_TO_DESCRIBE = 2.0
 _KEEP_SECONDS = 60.0
@@ -34,7 +32,7 @@ _ERROR = {
     },
 }
 _KEY = {
-    "key in the query": {"type": "apiKey", "in": "query", "name": "key"},
+    "key-parameter": {"type": "apiKey", "in": "query", "name": "key"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
@@ -148,8 +146,7 @@ def _complete(operation: Json, route: Route) -> Json:
             }
         )
     errors = _ERRORS_OF_ALL if route.anyone else _ERRORS_OF_ALL | _ERRORS_WITH_KEY
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    responses = {status: {"description": text, "content": content} for status, text in errors.items()}
+    responses = {status: {"description": text, "content": ERROR_CONTENT} for status, text in errors.items()}
     responses |= operation.get("responses", {"200": {"description": "success"}})
     return operation | {
         "tags": [route.service],
@@ -168,105 +165,6 @@ def _callers(route: Route) -> str:
     return f"a key of scope {' or '.join(sorted(route.scopes))}"
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Callboard API</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1c2430; background: #fff }}
-h2 {{ font: 600 1.1rem/1.4 ui-monospace, monospace; margin-top: 2.5rem; padding-top: 1rem;
-  border-top: 1px solid #d5dae1 }}
-code, td:first-child {{ font-family: ui-monospace, monospace; font-size: .9em }}
-table {{ border-collapse: collapse; width: 100%; margin: .5rem 0 1rem }}
-th {{ text-align: left; font-weight: 600 }}
-th, td {{ padding: .25rem .75rem .25rem 0; vertical-align: top; border-bottom: 1px solid #eceff3 }}
-.method {{ color: #0b6e4f }}
-.callers {{ color: #5b6675 }}
-</style>
-</head>
-<body>
-<h1>Callboard API</h1>
-<p>Send your key as the header <code>Authorization: Bearer KEY</code>, as <code>x-api-key: KEY</code>, or as the
-query parameter <code>key</code>. Errors are <code>{{"status":"error","message":...}}</code>; where a Discord user
-would read it, <code>discord</code> holds a text for them. For programs: <a href="openapi.json">openapi.json</a>.</p>
-{routes}
-</body>
-</html>
-"""
-
-
-def page(document: Json) -> str:
-    """The description as a page that needs nothing from elsewhere."""
-    schemas = document["components"]["schemas"]
-    sections = (
-        _section(method, path, operation, schemas)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    )
-    return _PAGE.format(routes="\n".join(sections))
-
-
-def _section(method: str, path: str, operation: Json, schemas: Json) -> str:
-    parts = [
-        f'<h2><span class="method">{escape(method.upper())}</span> {escape(path)}</h2>',
-        f"<p>{escape(operation.get('description') or operation.get('summary', ''))}</p>",
-        f'<p class="callers">Who may call: {escape(operation["x-callers"])}.</p>',
-        _table(("parameter", "in", "", ""), map(_parameter_row, operation["parameters"])),
-        _table(("body", "", "", ""), _body_rows(operation, schemas)),
-        _table(
-            ("answer", "", ""),
-            (
-                (status, answer.get("description", ""), ", ".join(_fields(answer, schemas)))
-                for status, answer in operation["responses"].items()
-            ),
-        ),
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    if not lines:
-        return ""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return f"<table><tr>{titles}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-
-def _parameter_row(parameter: Json) -> tuple[str, ...]:
-    need = "required" if parameter.get("required") else "optional"
-    return parameter["name"], parameter["in"], need, _type(parameter.get("schema", {}), parameter)
-
-
-def _body_rows(operation: Json, schemas: Json) -> Iterator[tuple[str, ...]]:
-    body = operation.get("requestBody", {})
-    for media_type, content in body.get("content", {}).items():
-        schema = _resolve(content.get("schema", {}), schemas)
-        for name, field in schema.get("properties", {}).items():
-            need = "required" if name in schema.get("required", ()) else "optional"
-            yield name, media_type, need, _type(_resolve(field, schemas), field)
-
-
-def _fields(answer: Json, schemas: Json) -> Iterator[str]:
-    for media_type, content in answer.get("content", {}).items():
-        schema = _resolve(content.get("schema", {}), schemas)
-        yield from schema.get("properties", {}) or [media_type]
-
-
-def _type(schema: Json, described: Json) -> str:
-    choices = [schema, *schema.get("anyOf", ())]
-    names = [str(one["type"]) for one in choices if one.get("type") not in (None, "null")]
-    return ": ".join(filter(None, (" or ".join(names), described.get("description", ""))))
-
-
-def _resolve(schema: Json, schemas: Json) -> Json:
-    reference = schema.get("$ref")
-    resolved: Json = schemas.get(reference.rpartition("/")[2], {}) if reference else schema
-    return resolved
-
-
 def add_docs_routes(app: FastAPI) -> None:
     """`/openapi.json` and `/docs`; `app.state.docs` is what they show."""
 
@@ -275,8 +173,9 @@ def add_docs_routes(app: FastAPI) -> None:
 
     async def docs(request: Request) -> Response:
         policy = "default-src 'none'; style-src 'unsafe-inline'"
-        document = await request.app.state.docs.document()
-        return HTMLResponse(page(document), headers={"Content-Security-Policy": policy})
+        errors = dict(sorted((_ERRORS_OF_ALL | _ERRORS_WITH_KEY).items()))
+        text = page(await request.app.state.docs.document(), errors)
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
 
     app.add_route("/openapi.json", openapi)
     app.add_route("/docs", docs)

@@ -79,9 +79,8 @@ class Proxy:
             template, method = route.path, route.method
             headers, forwarded = read_headers(scope["headers"])
             pairs, query = read_query(scope["query_string"])
-            address = scope["client"][0] if scope["client"] else ""
-            if self._trusted_proxies:
-                address = client_address(address, headers.get("x-forwarded-for", ""), self._trusted_proxies)
+            peer = scope["client"][0] if scope["client"] else ""
+            address = client_address(peer, headers.get("x-forwarded-for", ""), self._trusted_proxies)
             call = Call(route, parameters, headers, pairs, address)
             await self._admit(call)
             body = await read_body(receive, headers, route.max_body_bytes)

@@ -25,13 +25,14 @@ def quick_ack_wait() -> None:
     """What a consumer does not acknowledge comes again after 3 seconds, not 30, so that a test sees it often."""
     from common import bus
 
-    bus.ACK_WAIT_SECONDS = 3.0
+    _replace(bus, "ACK_WAIT_SECONDS", 3.0)
 
 
 def no_ledger_check() -> None:
     """A shift that comes again is added again."""
-    from accounts import repository
     from pymongo import ReplaceOne
+
+    from accounts import repository
 
     async def recorded(*_: object) -> set[str]:
         return set()
@@ -39,25 +40,25 @@ def no_ledger_check() -> None:
     def put(entry: dict[str, Any]) -> ReplaceOne[dict[str, Any]]:
         return ReplaceOne({"_id": entry["_id"]}, entry, upsert=True)
 
-    repository.Accounts.recorded = recorded  # type: ignore[method-assign,assignment]
-    repository.InsertOne = put  # type: ignore[misc,assignment]
+    _replace(repository.Accounts, "recorded", recorded)
+    _replace(repository, "InsertOne", put)
 
 
 def no_outbox() -> None:
     """The event of a shift is published once, right after the commit, and stored nowhere."""
+    from common.mongo import transaction
     from common.outbox import Outbox
     from shifts import service
 
     bus: Any = None
     uncommitted: list[Any] = []
     tasks: set[asyncio.Task[None]] = set()
-    transaction = service.transaction
 
     async def anew(database: Any, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        uncommitted.clear()
+        uncommitted.clear()  # what an aborted transaction left is no fact
         return await transaction(database, work)
 
-    async def add(_: Outbox, session: Any, events: Sequence[Any]) -> None:
+    async def add(_: Outbox, __: object, events: Sequence[Any]) -> None:
         uncommitted[:] = events
 
     def wake(_: Outbox) -> None:
@@ -77,8 +78,9 @@ def no_outbox() -> None:
         await asyncio.Event().wait()
 
     if sys.orig_argv[-1] == "shifts.main":  # so that certifications stay right, and only points are lost
-        service.transaction = anew
-        Outbox.add, Outbox.wake, Outbox.relay = add, wake, relay  # type: ignore[method-assign,assignment]
+        _replace(service, "transaction", anew)
+        for function in (add, wake, relay):
+            _replace(Outbox, function.__name__, function)
 
 
 def no_overlap_rule() -> None:
@@ -88,20 +90,26 @@ def no_overlap_rule() -> None:
     def uncovered_seconds(start: int, end: int, _: object) -> int:
         return end - start
 
-    service.uncovered_seconds = uncovered_seconds
+    _replace(service, "uncovered_seconds", uncovered_seconds)
 
 
 def no_versions() -> None:
     """Of two events about one certification, the one that comes last is believed."""
-    from accounts import repository as accounts
     from pymongo import UpdateOne
+
+    from accounts import repository as accounts
     from shifts import repository as shifts
 
     def update(filter: Mapping[str, Any], *rest: Any, **options: Any) -> UpdateOne:  # noqa: A002 - pymongo's name
         return UpdateOne({key: value for key, value in filter.items() if key != "$or"}, *rest, **options)
 
-    accounts.UpdateOne = update  # type: ignore[misc,assignment]
-    shifts.UpdateOne = update  # type: ignore[misc,assignment]
+    _replace(accounts, "UpdateOne", update)
+    _replace(shifts, "UpdateOne", update)
+
+
+def _replace(owner: Any, name: str, value: object) -> None:
+    getattr(owner, name)  # what is not there cannot be broken
+    setattr(owner, name, value)
 
 
 PATCHES = {
@@ -111,4 +119,8 @@ PATCHES = {
 
 if _PATCHED & set(sys.orig_argv):
     for name in os.environ.get("CALLBOARD_FAULTS_PATCHES", "").split():
-        PATCHES[name]()
+        try:
+            PATCHES[name]()
+        except Exception as error:
+            # Python would go on without the patch.
+            raise SystemExit(f"the patch {name} cannot be applied: {error!r}") from error

@@ -1,8 +1,8 @@
 """The operator's command: each function here reads its options, calls what does the work, and shows it."""
 
-import asyncio
 import json
 import re
+import sys
 from collections.abc import Coroutine
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
@@ -26,7 +27,8 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs: `up` starts 
 T = TypeVar("T")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-shown = Console(highlight=False)
+# Where nobody looks at it, a table may be as wide as it is.
+shown = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 told = Console(stderr=True, highlight=False)
 
 
@@ -195,7 +197,7 @@ def keys_list(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     if as_json:
         _show_json([{**key.model_dump(mode="json"), "state": keys.state(key)} for key in found])
         return
-    table = Table("name", "key", "scope", "state", "places", "networks", "rate", "expires", "last used")
+    table = _table("name", "key", "scope", "state", "places", "networks", "rate", "expires", "last used")
     for key in found:
         table.add_row(
             key.name,
@@ -256,7 +258,7 @@ def verify(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
     from callboard import verify as verifying
 
-    with Progress(console=told, transient=True) as progress:
+    with Progress(console=told, transient=True, disable=not told.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 
         def advance(what: str, done: int, total: int) -> None:
@@ -295,7 +297,7 @@ def letters_list(data_dir: DataDir = None) -> None:
     async def collect() -> list[DeadLetter]:
         return [letter async for letter in dead_letters(_settings(data_dir))]
 
-    table = Table("service", "event", "subject", "at", "reason")
+    table = _table("service", "event", "subject", "at", "reason")
     for letter in _run(collect()):
         table.add_row(letter.service, letter.id, letter.subject, _moment(letter.at), letter.reason)
     shown.print(table if table.rows else "There are no dead letters.")
@@ -320,18 +322,13 @@ def plugins(
     from common.group import load_group
     from common.plugins import PLUGIN_POINTS
 
-    table = Table("plugin point", "decides", "plugin", "package", "in use")
     last = None
     for plugin in find(load_group(config)):
-        is_first, last = plugin.point != last, plugin.point
-        table.add_row(
-            plugin.point if is_first else "",
-            PLUGIN_POINTS[plugin.point] if is_first else "",
-            plugin.name,
-            plugin.package or "not installed",
-            "yes" if plugin.is_active else "",
-        )
-    shown.print(table)
+        if plugin.point != last:
+            shown.print(f"{plugin.point}: {PLUGIN_POINTS[plugin.point]}", soft_wrap=True)
+        last = plugin.point
+        use = "in use" if plugin.is_active else ""
+        shown.print(f"  {plugin.name:<14}{use:<8}{plugin.package or 'not installed'}")
 
 
 @app.command()
@@ -353,7 +350,7 @@ def status(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     if as_json:
         _show_json({"ok": found.is_good, **asdict(found)})
     else:
-        table = Table("component", "state", "pid", "port", "memory", "up", "log")
+        table = _table("component", "state", "pid", "port", "memory", "up", "log")
         for one in found.components:
             table.add_row(
                 one.name,
@@ -377,7 +374,16 @@ def _settings(data_dir: Path | None) -> "Settings":
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
     return asyncio.run(work)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _show_json(value: object) -> None:

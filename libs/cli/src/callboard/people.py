@@ -8,6 +8,7 @@ from pymongo.errors import DuplicateKeyError
 
 from accounts.models import LocalPerson
 from accounts.plugins import local_rankid
+from accounts.repository import username_key
 from accounts.service import import_people
 from callboard.access import open_database
 from callboard.errors import CommandError
@@ -26,16 +27,23 @@ async def import_file(settings: Settings, path: Path) -> int:
     The whole file is checked first. Raises CommandError that names the first line with a mistake.
     """
     group = load_group(settings.config)
-    lines = _read(path, group)
-    people = list(lines.values())
+    lines = list(_read(path, group).items())
     async with open_database(settings, "accounts") as database:
-        for start in range(0, len(people), _AT_ONCE):
+        for start in range(0, len(lines), _AT_ONCE):
+            part = lines[start : start + _AT_ONCE]
             try:
-                await import_people(database, group, people[start : start + _AT_ONCE])
+                await import_people(database, group, [person for _, person in part])
             except DuplicateKeyError as error:
-                taken = (error.details or {}).get("keyValue", {})
-                raise CommandError(f"{path}: another person has {taken} already.") from None
-    return len(people)
+                taken = (error.details or {}).get("keyValue", {}).values()
+                line = next(
+                    (line for line, one in part if {username_key(one.username), one.discord} & set(taken)),
+                    part[0][0],
+                )
+                raise CommandError(
+                    f"{path}: line {line}: somebody else has this username or Discord id; "
+                    f"imported so far: {start} people."
+                ) from None
+    return len(lines)
 
 
 def _read(path: Path, group: Group) -> dict[int, LocalPerson]:
@@ -73,7 +81,7 @@ def _check(path: Path, rows: list[tuple[int, dict[str, str | None]]], group: Gro
             raise CommandError(f"{path}: line {line}: rank: {error}") from None
         for name, value in (
             ("id", person.id),
-            ("username", person.username.casefold()),
+            ("username", username_key(person.username)),
             ("discord", person.discord),
         ):
             if value is not None and (before := seen.setdefault((name, value), line)) != line:

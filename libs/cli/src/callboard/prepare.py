@@ -11,7 +11,8 @@ from pymongo.errors import PyMongoError
 from callboard.databases import migrate_all
 from callboard.errors import CommandError
 from callboard.files import write_private
-from callboard.servers import is_ours, prepare_mongod
+from callboard.replica_set import prepare_mongod
+from callboard.servers import is_ours
 from common.group import load_group
 from common.logs import configure_logging
 from common.mongo import connect

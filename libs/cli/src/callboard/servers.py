@@ -4,27 +4,22 @@ They listen on 127.0.0.1 only. Their credentials are generated once; they live i
 and stand on no command line.
 """
 
-import asyncio
 import importlib.metadata
 import random
 import secrets
 import shutil
 import socket
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from callboard.errors import CommandError
 from callboard.files import private_dir, write_private
 
-if TYPE_CHECKING:
-    from pymongo import AsyncMongoClient  # imported where it is used: the supervisor does without it
-
 _USER = "callboard"
-_REPLICA_SET = "callboard"
-_NOT_AUTHENTICATED = 18
+REPLICA_SET = "callboard"
 _given_ports: set[int] = set()
 
 
@@ -39,7 +34,7 @@ class Server:
 
 
 def mongod(data_dir: Path) -> Server:
-    """MongoDB with its data in `data_dir`/mongod. Make it ready with `prepare_mongod`. Raises CommandError."""
+    """MongoDB with its data in `data_dir`/mongod. Make it a primary with `replica_set.prepare_mongod`. Raises CommandError."""
     binary = _mongod_binary()
     folder = private_dir(data_dir / "mongod")
     data = private_dir(folder / "data")
@@ -47,6 +42,9 @@ def mongod(data_dir: Path) -> Server:
     if not key.exists():
         write_private(key, secrets.token_hex(64))
     password, port = _remembered(folder)
+    # The log of slow operations would show what they hold: an application's text, for instance.
+    # A process that dies leaves its transaction open, and what it wrote locked, until this lifetime ends: by
+    # default a minute, in which the people concerned could log no shift. Ours take 2 seconds at most.
     # zlib, in which CVE-2025-14847 lies, is no compressor unless it is named; here none is.
     write_private(
         folder / "mongod.yaml",
@@ -54,13 +52,17 @@ def mongod(data_dir: Path) -> Server:
 net: {{ port: {port}, bindIp: 127.0.0.1, compression: {{ compressors: disabled }} }}
 net.unixDomainSocket.enabled: false
 storage: {{ dbPath: "{data}" }}
-replication: {{ replSetName: {_REPLICA_SET}, oplogSizeMB: 256 }}
+replication: {{ replSetName: {REPLICA_SET}, oplogSizeMB: 256 }}
 security: {{ authorization: enabled, keyFile: "{key}" }}
 systemLog: {{ quiet: true }}
-setParameter: {{ diagnosticDataCollectionEnabled: false, shutdownTimeoutMillisForSignaledShutdown: 0 }}
+operationProfiling: {{ slowOpThresholdMs: 10000 }}
+setParameter:
+  diagnosticDataCollectionEnabled: false
+  shutdownTimeoutMillisForSignaledShutdown: 0
+  transactionLifetimeLimitSeconds: 5
 """,
     )
-    url = f"mongodb://{_USER}:{password}@127.0.0.1:{port}/?replicaSet={_REPLICA_SET}"
+    url = f"mongodb://{_USER}:{password}@127.0.0.1:{port}/?replicaSet={REPLICA_SET}"
     write_private(folder / "url", url)
     return Server("mongod", (str(binary), "--config", str(folder / "mongod.yaml")), port, url)
 
@@ -85,74 +87,11 @@ jetstream {{ store_dir: "{data}", sync_interval: always }}
     return Server("nats-server", (str(binary), "--config", str(folder / "nats.conf")), port, url)
 
 
-async def prepare_mongod(url: str, seconds: float = 60) -> None:
-    """Wait for a mongod of `mongod` to listen, and make it a primary that knows the user. Safe to repeat.
-
-    Raises CommandError when that takes too long.
-    """
-    from pymongo import AsyncMongoClient
-    from pymongo.errors import OperationFailure
-
-    parts = urlsplit(url)
-    address = f"{parts.hostname}:{parts.port}"
-    try:
-        async with asyncio.timeout(seconds):
-            await wait_for_port(parts.port or 0)
-            client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
-                address, directConnection=True, username=parts.username, password=parts.password
-            )
-            async with client:
-                try:
-                    config = (await client.admin.command("replSetGetConfig"))["config"]
-                except OperationFailure as error:
-                    if error.code != _NOT_AUTHENTICATED:
-                        raise
-                    await _initiate(address, parts.username or "", parts.password or "")
-                else:
-                    if config["members"][0]["host"] != address:  # another port than last time
-                        config["members"][0]["host"] = address
-                        config["version"] += 1
-                        await client.admin.command("replSetReconfig", config, force=True)
-                await _wait_for_primary(client)
-    except TimeoutError:
-        raise CommandError(f"MongoDB did not get ready within {seconds:.0f} s; see mongod.log.") from None
-
-
-async def _initiate(address: str, user: str, password: str) -> None:
-    """Make the replica set and its first user; a mongod without users lets us, from this machine."""
-    from pymongo import AsyncMongoClient
-    from pymongo.errors import OperationFailure
-
-    already_initialized = 23
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(address, directConnection=True)
-    async with client:
-        members = [{"_id": 0, "host": address}]
-        try:
-            await client.admin.command("replSetInitiate", {"_id": _REPLICA_SET, "members": members})
-        except OperationFailure as error:
-            if error.code != already_initialized:
-                raise
-        await _wait_for_primary(client)
-        await client.admin.command("createUser", user, pwd=password, roles=["root"])
-
-
-async def _wait_for_primary(client: "AsyncMongoClient[dict[str, Any]]") -> None:
-    while True:
-        if (await client.admin.command("hello"))["isWritablePrimary"]:
-            return
-        await asyncio.sleep(0.02)
-
-
-async def wait_for_port(port: int) -> None:
-    """Return once something listens on this port of 127.0.0.1."""
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.02)
-        else:
-            writer.close()
-            return
+def listens(port: int) -> bool:
+    """Whether something listens on this port of 127.0.0.1."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def is_free(host: str, port: int) -> bool:

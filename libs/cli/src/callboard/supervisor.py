@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ import psutil
 
 from callboard.errors import CommandError
 from callboard.files import private_dir
+from callboard.servers import listens
 from callboard.system import SUPERVISOR, Process, answers_ok, write_run_file
 
 _FIRST_PAUSE_SECONDS = 0.1
@@ -90,9 +90,7 @@ class Supervisor:
             return True
         if component.health_url:
             return answers_ok(component.health_url)
-        with suppress(OSError), socket.create_connection(("127.0.0.1", component.port or 0), timeout=1):
-            return True
-        return False
+        return listens(component.port or 0)
 
     def look_after(self) -> None:
         """Start again what has died, after a pause that grows while it keeps dying."""
@@ -108,6 +106,7 @@ class Supervisor:
                 self._write_run_file()
                 self._tell(f"{kept.component.name} {_ended(code)}; it starts again in {kept.pause:.1f} s.")
             elif now >= kept.due:
+                kept.due = now + _LONGEST_PAUSE_SECONDS  # should it not start at all
                 again = self._spawn(kept.component)
                 again.pause = min(kept.pause * 2, _LONGEST_PAUSE_SECONDS)
                 self._kept[kept.component.name] = again

@@ -4,7 +4,7 @@ from common.errors import ServiceError
 
 
 class BodyTooLarge(ServiceError):
-    """413: the body, unpacked, is larger than an upload may be."""
+    """413: the body is larger than an upload may be."""
 
     def __init__(self, largest: int) -> None:
         super().__init__(413, f"body too large: expected at most {largest} bytes")

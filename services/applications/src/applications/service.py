@@ -127,7 +127,7 @@ class Applications:
         rank = self._group.trainee_rank
         try:
             member = await self._member(record.user)
-            if not self._group.is_trainee_or_cast(member.rankid):
+            if member.rankid <= rank.rankid:  # also when it has the rank already: it may not be recorded yet
                 wish = {"user": record.user, "rankid": rank.rankid}
                 await self._accounts.post("/internal/rank", wish, seconds=_RANK_SECONDS)
         except ServiceError as error:

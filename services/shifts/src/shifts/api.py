@@ -1,5 +1,6 @@
 """The public route of shifts."""
 
+import time
 from typing import cast
 
 from fastapi import APIRouter, Request
@@ -34,7 +35,7 @@ async def log(request: Request) -> Response:
     query = read_query(LogQuery, request)
     key = request.headers.get(KEY_NAME_HEADER, "")
     service = cast(Shifts, request.app.state.service)
-    is_repeat = await service.log(query, key, _idempotency_key(request))
+    is_repeat = await service.log(query, key, _idempotency_key(request), arrived_at=int(time.time()))
     return answer(LogAnswer(), headers={"Idempotent-Replayed": "true"} if is_repeat else None)
 
 

@@ -1,7 +1,6 @@
 """Logging shifts: what is credited, what is a repeat, and one transaction for many people's shifts."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -44,11 +43,12 @@ class Shifts:
             self._record, key=lambda claim: claim.user, own_error=is_own_error
         )
 
-    async def log(self, query: LogQuery, key: str, idempotency_key: str | None) -> bool:
+    async def log(self, query: LogQuery, key: str, idempotency_key: str | None, arrived_at: int) -> bool:
         """Record a shift, durably before this returns; answers whether it was recorded before.
 
-        `key` is the name of the caller's key. Raises UnknownPlace, ImpossibleDuration, KeyReused,
-        InvalidCertification, InvalidQuery for an `ended_at` out of range, and Unavailable.
+        `key` is the name of the caller's key, `arrived_at` when the request came (Unix s). Raises
+        UnknownPlace, ImpossibleDuration, KeyReused, InvalidCertification, InvalidQuery for an `ended_at` out
+        of range, and Unavailable.
         """
         place = self._group.places.get(query.place)
         if place is None:
@@ -65,7 +65,7 @@ class Shifts:
                     training=query.training,
                     duration=query.duration,
                     given_ended_at=query.ended_at,
-                    arrived_at=int(time.time()),
+                    arrived_at=arrived_at,
                     key=key,
                     idempotency_key=idempotency_key,
                     is_certified=not codes or bool(codes & await self._held.submit(query.id)),

@@ -1,0 +1,235 @@
+"""POST /application/approve: who becomes a trainee, and what is answered."""
+
+import asyncio
+
+import pytest
+
+from common.events import ApplicationApproved, parse_event
+from tests.applications.builders import CAST, GUEST, TRAINEE, Park, park
+from tests.support import Servers, unique_id, wait_until
+
+RANKED = '{"status":"success","message":"successfully ranked user"}'
+ALREADY = '{"status":"error","message":"user is already trainee/cast"}'
+NOT_RANKED = '{"status":"error","message":"couldn\'t rank user"}'
+NO_SUCH_USER = (
+    '{"status":"error","message":"couldn\'t find user","discord":"We couldn\'t find the requested user, '
+    'please ensure you typed it correctly and try again."}'
+)
+
+
+async def test_an_approved_applicant_is_a_trainee(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.upload(user)
+        answer = await here.approve(user, "ParkManager")
+        (record,) = await here.records(user)
+        (payload,) = await here.events(user, "application_approved")
+    assert (answer.status_code, answer.text) == (200, RANKED)
+    assert here.accounts.ranks[user] == TRAINEE
+    assert (record["status"], record["moderator"]) == ("approved", "ParkManager")
+    assert record["decided_at"] >= record["submitted_at"]
+    event = parse_event(ApplicationApproved, payload)
+    assert isinstance(event, ApplicationApproved)
+    assert event.application == record["_id"]
+    assert (event.user, event.username) == (user, f"User{user}")
+    assert (event.rank, event.moderator) == ("University Student", "ParkManager")
+
+
+async def test_approval_needs_no_upload(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        assert (await here.approve(user)).text == RANKED
+        (record,) = await here.records(user)
+    assert record["status"] == "approved"
+    assert "url" not in record
+    assert here.accounts.ranks[user] == TRAINEE
+
+
+async def test_the_latest_of_several_applications_is_the_approved_one(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        for _ in range(3):
+            latest = (await here.upload(user)).json()["url"]
+        await here.approve(user)
+        records = await here.records(user)
+    assert [record["status"] for record in records] == ["submitted", "submitted", "approved"]
+    assert records[-1]["url"] == latest
+
+
+@pytest.mark.parametrize("rankid", [TRAINEE, CAST, 50])
+async def test_a_trainee_or_cast_member_is_not_approved(servers: Servers, rankid: int) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user, rankid)
+        await here.upload(user)
+        answer = await here.approve(user)
+        (record,) = await here.records(user)
+        assert await here.events(user, "application_approved") == []
+    assert (answer.status_code, answer.text) == (400, ALREADY)
+    assert record["status"] == "submitted"
+    assert here.accounts.ranked == []
+
+
+async def test_an_unknown_user_is_not_found(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        answer = await here.approve(user)
+        assert await here.records(user) == []
+    assert (answer.status_code, answer.text) == (404, NO_SUCH_USER)
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"moderator": "M"}, "id is missing"),
+        ({"id": "", "moderator": "M"}, "id is missing"),
+        ({"id": "0", "moderator": "M"}, "id must be a whole number from 1 to 9223372036854775807"),
+        ({"id": "1"}, "moderator is missing"),
+        ({"id": ["1", "1"], "moderator": "M"}, "id is given more than once"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(shared_park: Park, params: dict[str, str], why: str) -> None:
+    answer = await shared_park.client.post("/application/approve", params=params)
+    assert answer.status_code == 400
+    assert answer.text == f'{{"status":"error","message":"invalid query: {why}"}}'
+
+
+async def test_the_largest_id_can_be_approved(servers: Servers) -> None:
+    user = 2**63 - 1
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        assert (await here.approve(user)).text == RANKED
+    assert here.accounts.ranked == [user]
+
+
+async def test_a_refused_rank_ends_the_application(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.fails_with = 409
+        await here.upload(user)
+        answer = await here.approve(user)
+        (record,) = await here.records(user)
+        assert await here.events(user, "application_approved") == []
+    assert (answer.status_code, answer.text) == (502, NOT_RANKED)
+    assert (record["status"], record["moderator"]) == ("failed", "ParkManager")
+
+
+async def test_somebody_who_was_refused_can_be_approved_later(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.fails_with = 409
+        await here.approve(user)
+        here.accounts.fails_with = None
+        assert (await here.approve(user)).text == RANKED
+        assert [record["status"] for record in await here.records(user)] == ["failed", "approved"]
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 502, 503, 504])
+async def test_while_ranks_cannot_be_set_the_approval_waits_for_the_next_call(
+    servers: Servers, status: int
+) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.upload(user)
+        here.accounts.fails_with = status
+        answer = await here.approve(user, "First")
+        (record,) = await here.records(user)
+        assert (answer.status_code, answer.text) == (502, NOT_RANKED)
+        assert record["status"] == "approving"
+        here.accounts.fails_with = None
+        assert (await here.approve(user, "Second")).text == RANKED
+        (record,) = await here.records(user)
+        assert (record["status"], record["moderator"]) == ("approved", "First")
+        assert len(await here.events(user, "application_approved")) == 1
+
+
+async def test_while_accounts_is_away_nothing_is_begun(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers, accounts_url="http://127.0.0.1:9", in_one_process=False) as here:
+        answer = await here.approve(user)
+        assert await here.records(user) == []
+    assert (answer.status_code, answer.text) == (502, NOT_RANKED)
+
+
+async def test_two_approvals_at_once_rank_once(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.upload(user)
+        answers = await asyncio.gather(*(here.approve(user, f"Moderator{n}") for n in range(8)))
+        assert sorted(answer.text for answer in answers) == sorted([RANKED] + [ALREADY] * 7)
+        (record,) = await here.records(user)
+        (payload,) = await here.events(user, "application_approved")
+    assert record["status"] == "approved"
+    assert here.accounts.ranked == [user]
+    assert f'"moderator":"{record["moderator"]}"'.encode() in payload
+
+
+async def test_two_approvals_by_different_processes_rank_once(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here, park(servers, here.accounts) as there:
+        here.accounts.knows(user)
+        answers = await asyncio.gather(*(one.approve(user) for one in (here, there) * 4))
+        assert sorted(answer.text for answer in answers) == sorted([RANKED] + [ALREADY] * 7)
+        assert len(await here.events(user, "application_approved")) == 1
+    assert here.accounts.ranked == [user]
+
+
+async def test_a_second_approval_waits_for_the_first_before_it_judges(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.may_answer.clear()
+        first = asyncio.create_task(here.approve(user))
+        await wait_until(lambda: here.accounts.ranks[user] == TRAINEE)
+        second = asyncio.create_task(here.approve(user))
+        done, _ = await asyncio.wait([first, second], timeout=0.3)
+        assert not done
+        here.accounts.may_answer.set()
+        assert (await first).text == RANKED
+        assert (await second).text == ALREADY
+    assert here.accounts.ranked == [user]
+
+
+async def test_one_who_waits_for_an_approval_that_fails_tries_anew(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.fails_with = 409
+        here.accounts.may_answer.clear()
+        first = asyncio.create_task(here.approve(user))
+        await wait_until(lambda: here.accounts.ranked == [user])
+        second = asyncio.create_task(here.approve(user))
+        here.accounts.may_answer.set()
+        assert (await first).text == NOT_RANKED
+        here.accounts.fails_with = None
+        assert (await second).text == RANKED
+
+
+async def test_approvals_of_different_people_do_not_wait_for_each_other(servers: Servers) -> None:
+    slow, quick = unique_id(), unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(slow)
+        here.accounts.knows(quick)
+        here.accounts.may_answer.clear()
+        first = asyncio.create_task(here.approve(slow))
+        second = asyncio.create_task(here.approve(quick))
+        await wait_until(lambda: sorted(here.accounts.ranked) == sorted([slow, quick]))
+        here.accounts.may_answer.set()
+        assert [(await task).text for task in (first, second)] == [RANKED, RANKED]
+
+
+async def test_one_who_left_the_trainees_can_be_approved_again(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.approve(user)
+        here.accounts.knows(user, GUEST)
+        assert (await here.approve(user)).text == RANKED
+        assert len(await here.events(user, "application_approved")) == 2

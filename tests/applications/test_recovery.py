@@ -1,0 +1,181 @@
+"""Approvals whose process died halfway are finished exactly once, by the next call or after a restart."""
+
+import asyncio
+
+import pytest
+
+from tests.applications.builders import (
+    CAST,
+    GUEST,
+    TRAINEE,
+    Accounts,
+    Park,
+    begin_approval,
+    database,
+    let_lease_run_out,
+    park,
+)
+from tests.applications.test_approve import ALREADY, NOT_RANKED, RANKED
+from tests.support import Servers, unique_id, wait_until
+
+
+async def is_approved(here: Park, user: int) -> bool:
+    return [record["status"] for record in await here.records(user)] == ["approved"]
+
+
+@pytest.mark.parametrize(
+    ("rankid", "set_again"), [(GUEST, True), (TRAINEE, False)], ids=["before the rank", "after the rank"]
+)
+async def test_what_a_crash_left_is_finished_once_after_a_restart(
+    servers: Servers, rankid: int, set_again: bool
+) -> None:
+    user, accounts = unique_id(), Accounts()
+    accounts.knows(user, rankid)
+    async with database(servers) as applications:
+        await begin_approval(applications, user, "Crashed")
+        await let_lease_run_out(applications, user)
+    async with park(servers, accounts) as here, park(servers, accounts) as there:
+        await wait_until(lambda: is_approved(here, user))
+        assert len(await here.events(user, "application_approved")) == 1
+        assert (await here.approve(user)).text == ALREADY
+        assert (await there.approve(user)).text == ALREADY
+        (record,) = await here.records(user)
+    assert record["moderator"] == "Crashed"
+    assert accounts.ranks[user] == TRAINEE
+    assert accounts.ranked == [user] * set_again
+
+
+@pytest.mark.parametrize("rankid", [GUEST, TRAINEE], ids=["before the rank", "after the rank"])
+async def test_what_a_crash_left_is_finished_once_by_the_next_call(servers: Servers, rankid: int) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user, rankid)
+        await here.upload(user)
+        await begin_approval(here.database, user, "Crashed")
+        await let_lease_run_out(here.database, user)
+        assert (await here.approve(user, "Next")).text == RANKED
+        (record,) = await here.records(user)
+        assert (record["status"], record["moderator"]) == ("approved", "Crashed")
+        assert (await here.approve(user)).text == ALREADY
+        assert len(await here.events(user, "application_approved")) == 1
+
+
+async def test_many_next_calls_at_once_finish_what_a_crash_left_once(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await begin_approval(here.database, user)
+        await let_lease_run_out(here.database, user)
+        answers = await asyncio.gather(*(here.approve(user) for _ in range(8)))
+        assert sorted(answer.text for answer in answers) == sorted([RANKED] + [ALREADY] * 7)
+        assert len(await here.events(user, "application_approved")) == 1
+    assert here.accounts.ranked == [user]
+
+
+async def test_a_call_cut_off_while_the_rank_is_set_is_finished_by_the_next(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.may_answer.clear()
+        first = asyncio.create_task(here.approve(user))
+        await wait_until(lambda: here.accounts.ranks[user] == TRAINEE)
+        first.cancel()
+        await asyncio.wait([first])
+        here.accounts.may_answer.set()
+        (record,) = await here.records(user)
+        assert record["status"] == "approving"
+        await let_lease_run_out(here.database, user)
+        assert (await here.approve(user)).text == RANKED
+        assert len(await here.events(user, "application_approved")) == 1
+
+
+async def test_the_next_call_outwaits_the_lease_of_a_crashed_one(servers: Servers) -> None:
+    """Without help: the longest that a call can take is shorter than the gateway's limit of 10 s."""
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await begin_approval(here.database, user)
+        async with asyncio.timeout(9.5):
+            assert (await here.approve(user)).text == RANKED
+
+
+async def test_a_lease_that_holds_keeps_the_restarted_service_away(servers: Servers) -> None:
+    held, abandoned = unique_id(), unique_id()
+    accounts = Accounts()
+    accounts.knows(held)
+    accounts.knows(abandoned)
+    async with database(servers) as applications:
+        await begin_approval(applications, held)
+        await begin_approval(applications, abandoned)
+        await let_lease_run_out(applications, abandoned)
+    async with park(servers, accounts) as here:
+        await wait_until(lambda: is_approved(here, abandoned))
+        assert not await is_approved(here, held)
+    assert accounts.ranked == [abandoned]
+
+
+async def test_somebody_promoted_meanwhile_is_not_demoted(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user, CAST)
+        await begin_approval(here.database, user)
+        await let_lease_run_out(here.database, user)
+        assert (await here.approve(user)).text == RANKED
+        assert await is_approved(here, user)
+        assert len(await here.events(user, "application_approved")) == 1
+    assert here.accounts.ranks[user] == CAST
+    assert here.accounts.ranked == []
+
+
+async def test_an_attempt_that_lost_its_lease_decides_nothing_any_more(servers: Servers) -> None:
+    """The slow one is refused in the end, after another has finished its work."""
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.may_answer.clear()
+        here.accounts.fails_with = 409
+        slow = asyncio.create_task(here.approve(user))
+        await wait_until(lambda: here.accounts.ranked == [user])
+        await let_lease_run_out(here.database, user)
+        other = Accounts()
+        other.knows(user)
+        async with park(servers, other) as there:
+            await wait_until(lambda: is_approved(there, user))
+        here.accounts.may_answer.set()
+        assert (await slow).text == NOT_RANKED
+        assert await is_approved(here, user)
+        assert len(await here.events(user, "application_approved")) == 1
+
+
+async def test_a_refusal_while_finishing_after_a_restart_is_recorded(servers: Servers) -> None:
+    user, accounts = unique_id(), Accounts()
+    accounts.knows(user)
+    accounts.fails_with = 409
+    async with database(servers) as applications:
+        await begin_approval(applications, user)
+        await let_lease_run_out(applications, user)
+    async with park(servers, accounts) as here:
+
+        async def is_failed() -> bool:
+            return [record["status"] for record in await here.records(user)] == ["failed"]
+
+        await wait_until(is_failed)
+        assert await here.events(user, "application_approved") == []
+    assert accounts.ranked == [user]
+
+
+async def test_the_record_and_the_event_of_an_approval_come_together_or_not_at_all(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.database.command("collMod", "outbox", validator={"never": True})
+        try:
+            assert (await here.approve(user)).status_code == 500
+        finally:
+            await here.database.command("collMod", "outbox", validator={})
+        (record,) = await here.records(user)
+        assert record["status"] == "approving"
+        await let_lease_run_out(here.database, user)
+        assert (await here.approve(user)).text == RANKED
+        assert len(await here.events(user, "application_approved")) == 1
+    assert here.accounts.ranked == [user]

@@ -1,0 +1,268 @@
+"""`callboard up`: it serves, starts again what dies, and leaves nothing behind."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.cli.machine import CALLBOARD, Machine, machine, run
+from tests.support import ROOT, wait_until
+
+SERVICES = {"accounts", "certifications", "applications", "shifts"}
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Machine]:
+    async with machine(tmp_path) as one:
+        yield one
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_the_printed_curl_line_works_as_printed(here: Machine) -> None:
+    await here.up()
+    (line,) = (line for line in here.output.splitlines() if "| curl" in line)
+    answer = await run("sh", "-c", line)
+    assert (answer.status, json.loads(answer.out)["username"]) == (0, "Roblox")
+
+
+async def test_it_keeps_its_secrets_to_itself(here: Machine) -> None:
+    await here.up("--processes")
+    secrets = [path.read_text("utf-8") for path in (here.data_dir / "secrets").glob("callboard_*[!g]")]
+    secrets += here.keys().values()
+    assert len(secrets) == 6
+    shown = [here.output]
+    for process in psutil.Process(here.listed()["supervisor"]["pid"]).children():
+        shown += [*process.cmdline(), *process.environ().values()]
+    shown += [path.read_text("utf-8") for path in (here.data_dir / "logs").iterdir()]
+    assert not [secret for secret in secrets if any(secret in text for text in shown)]
+    assert mode(here.data_dir) == 0o700
+    assert {mode(path) for path in here.data_dir.rglob("*") if path.is_file()} <= {0o600, 0o400}
+
+
+async def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_open_port(here: Machine) -> None:
+    await here.up("--processes", "--replicas", "shifts=2")
+    listed = here.listed()
+    expected = {"supervisor", "mongod", "nats-server", "gateway", "shifts-1", "shifts-2"}
+    assert set(listed) == expected | SERVICES - {"shifts"}
+    stopping = asyncio.create_task(here.stop(signal.SIGINT))
+    gone: list[str] = []
+    async with asyncio.timeout(60):
+        while len(gone) < len(listed):
+            for name, entry in listed.items():
+                process = here.family.get(entry["pid"])
+                if name not in gone and process is not None and process not in here.alive():
+                    gone.append(name)
+            await asyncio.sleep(0.005)
+    assert await stopping == 0
+    assert gone[0] == "gateway"
+    assert set(gone[6:8]) == {"mongod", "nats-server"}
+    assert gone[8] == "supervisor"
+    assert not here.alive()
+    assert not (here.data_dir / "run.json").exists()
+    for entry in listed.values():
+        if entry["port"]:
+            with socket.socket() as probe:
+                assert probe.connect_ex(("127.0.0.1", entry["port"])) != 0
+
+
+async def test_told_to_stop_while_it_starts_it_leaves_nothing_running(here: Machine) -> None:
+    await here.begin()
+    await wait_until(lambda: (here.data_dir / "run.json").exists() and "callboard" in here.listed())
+    assert await here.stop() == 0
+    assert here.family
+    assert not here.alive()
+    assert "is ready: http" not in here.output
+
+
+async def test_what_is_killed_is_started_again(here: Machine) -> None:
+    await here.up()
+    before = here.listed()
+    for name in ("callboard", "mongod", "nats-server"):
+        os.kill(before[name]["pid"], signal.SIGKILL)
+
+    async def is_back() -> bool:
+        after = here.listed()
+        is_new = set(after) == set(before) and all(
+            after[name]["pid"] != before[name]["pid"] for name in ("callboard", "mongod", "nats-server")
+        )
+        return is_new and await here.knows(here.keys()["ROBLOX_KEY"])
+
+    await wait_until(is_back, 30)
+    assert "callboard was ended by signal 9" in here.output
+    assert {name: entry["port"] for name, entry in here.listed().items()} == {
+        name: entry["port"] for name, entry in before.items()
+    }
+
+
+async def test_after_a_kill_the_next_up_stops_what_was_left_and_keeps_data_and_keys(here: Machine) -> None:
+    await here.up()
+    keys = here.keys()
+    left = [here.family[here.listed()[name]["pid"]] for name in ("mongod", "nats-server", "callboard")]
+    assert await here.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert set(here.alive()) == set(left)
+
+    await here.up()
+    assert not set(here.alive()) & set(left)
+    assert here.keys() == keys
+    assert await here.knows(keys["ROBLOX_KEY"])
+
+
+async def test_a_stranger_with_the_process_id_of_something_left_is_not_stopped(here: Machine) -> None:
+    stranger = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        here.data_dir.mkdir()
+        entry = {
+            "name": "mongod",
+            "pid": stranger.pid,
+            "port": 1,
+            "health_url": None,
+            "log": None,
+            "created": psutil.Process(stranger.pid).create_time() - 100,
+        }
+        (here.data_dir / "run.json").write_text(json.dumps([entry]), "utf-8")
+        await here.up()
+        assert stranger.returncode is None
+        assert psutil.Process(stranger.pid).is_running()
+    finally:
+        stranger.kill()
+        await stranger.wait()
+
+
+async def test_keys_that_a_first_start_did_not_finish_are_made_by_the_next(here: Machine) -> None:
+    await here.up()
+    old = here.keys()
+    await here.stop()
+    (here.data_dir / "keys.env").unlink()
+    (here.data_dir / "keys.env.unfinished").touch()
+    await here.up()
+    new = here.keys()
+    assert set(new) == {"ROBLOX_KEY", "DISCORD_KEY", "OPERATOR_KEY"}
+    assert not set(new.values()) & set(old.values())
+    assert await here.knows(new["ROBLOX_KEY"])
+    assert not await here.knows(old["ROBLOX_KEY"])
+
+
+async def test_keys_that_were_thrown_away_are_not_made_again(here: Machine) -> None:
+    await here.up()
+    await here.stop()
+    (here.data_dir / "keys.env").unlink()
+    await here.up()
+    assert not (here.data_dir / "keys.env").exists()
+    assert "callboard keys create" in here.output
+
+
+async def test_a_second_up_in_the_same_folder_is_refused_in_one_sentence(here: Machine) -> None:
+    await here.up()
+    second = await run(CALLBOARD, "up", "--data-dir", str(here.data_dir))
+    assert second.status == 1
+    assert second.error == (
+        f"Callboard already runs in {here.data_dir}: stop it first, or name another folder with --data-dir.\n"
+    )
+    assert len(here.alive()) == len(here.listed())
+
+
+async def test_a_taken_port_is_told_in_one_sentence_before_anything_is_started(here: Machine) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", here.port))
+        taken.listen()
+        await here.begin()
+        assert here.process is not None
+        assert await here.process.wait() == 1
+    assert here.output == (
+        f"Cannot listen on port {here.port} of 127.0.0.1: it is taken, or not yours to use; choose another with "
+        "--port.\n"
+    )
+    assert list(here.data_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("binary", ["mongod", "nats-server"])
+async def test_a_missing_binary_is_told_in_one_sentence(binary: str, here: Machine) -> None:
+    program = (
+        "import importlib.metadata, shutil, callboard.main\n"
+        "def none(_): raise importlib.metadata.PackageNotFoundError\n"
+        "which = shutil.which\n"
+        f"shutil.which = lambda name: None if str(name).endswith({binary!r}) else which(name)\n"
+        f"if {binary!r} == 'mongod': importlib.metadata.distribution = none\n"
+        "callboard.main.app()\n"
+    )
+    answer = await run(
+        sys.executable, "-c", program, "up", "--data-dir", str(here.data_dir), "--port", str(here.port)
+    )
+    assert answer.status == 1
+    assert answer.error.startswith(f"No {binary} was found: install ")
+    assert answer.error.count("\n") == 1
+    assert not (here.data_dir / "run.json").exists()
+
+
+@pytest.mark.parametrize("form", [(), ("--processes",)], ids=["one process", "processes"])
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (
+            'cast = "Cast Member"',
+            'cast = "Nobody"',
+            'ranks.cast: expected a rank of ranks.ladder, found "Nobody".',
+        ),
+        (
+            'points = "per_minute"',
+            'points = "by_luck"',
+            'No plugin "by_luck" is installed for callboard.points',
+        ),
+    ],
+    ids=["mistake in the file", "unknown plugin"],
+)
+async def test_a_broken_configuration_is_told_in_one_sentence(
+    form: tuple[str, ...], before: str, after: str, sentence: str, here: Machine
+) -> None:
+    config = here.data_dir.with_suffix(".toml")
+    config.write_text((ROOT / "callboard.toml").read_text("utf-8").replace(before, after), "utf-8")
+    answer = await run(
+        *(CALLBOARD, "up", "--data-dir", str(here.data_dir), "--port", str(here.port)),
+        *("--config", str(config), *form),
+    )
+    assert answer.status == 1
+    assert sentence in answer.error
+    assert answer.error.count("\n") == 1
+    assert not (here.data_dir / "run.json").exists()
+    assert not [
+        one for one in psutil.process_iter(["cmdline"]) if str(here.data_dir) in str(one.info["cmdline"])
+    ]
+
+
+async def test_replicas_without_processes_are_refused(here: Machine) -> None:
+    answer = await here.callboard("up", "--replicas", "shifts=2")
+    assert (answer.status, answer.error.count("\n")) == (1, 1)
+    assert "--replicas needs --processes" in answer.error
+
+
+async def test_it_serves_https_with_the_given_certificate_and_tells_the_gateway_its_proxies(
+    here: Machine,
+) -> None:
+    cert, key = here.data_dir.with_suffix(".crt"), here.data_dir.with_suffix(".key")
+    made = await run(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-subj", "/CN=localhost", "-days", "1", "-keyout", str(key), "-out", str(cert)),
+    )
+    assert made.status == 0, made.error
+    await here.up(
+        *("--tls-cert", str(cert), "--tls-key", str(key)),
+        *("--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "192.0.2.1/32"),
+    )
+    async with httpx.AsyncClient(verify=False) as client:  # noqa: S501 - it is self-signed
+        answer = await client.get(f"https://127.0.0.1:{here.port}/healthz")
+    assert answer.status_code == 200
+    gateway = psutil.Process(here.listed()["callboard"]["pid"]).environ()
+    assert json.loads(gateway["CALLBOARD_TRUSTED_PROXIES"]) == ["10.0.0.0/8", "192.0.2.1/32"]
+    assert gateway["CALLBOARD_PUBLIC_URL"] == f"https://127.0.0.1:{here.port}"

@@ -1,0 +1,30 @@
+"""One machine for this folder, on which a test can make a service die between two steps."""
+
+from collections.abc import AsyncIterator
+
+import nats
+import pytest
+
+from common.bus import STREAM
+from tests.crashes.points import CRASH_POINTS
+from tests.support.machine import QUICK_ACK_WAIT, SERVICES, Change, Machine, machine
+
+
+@pytest.fixture(scope="package")
+async def park() -> AsyncIterator[Machine]:
+    """The four services; a dead one's work is soon free for others, and a second copy of an event is not known."""
+    soon = (QUICK_ACK_WAIT, Change("applications.repository:LEASE", "set", 0.1))
+    async with machine(changes=[*soon, *CRASH_POINTS]) as one:
+        await one.start(*SERVICES)
+        await forget_copies(one)
+        yield one
+
+
+async def forget_copies(one: Machine) -> None:
+    """Let NATS take an event that it has already for a new one, as it does 2 minutes after the first copy."""
+    client = await nats.connect(one.servers.nats_url)
+    stream = client.jetstream()
+    config = (await stream.stream_info(STREAM)).config
+    config.duplicate_window = 0.1
+    await stream.update_stream(config)
+    await client.close()

@@ -1,0 +1,30 @@
+"""The places where a process may die between two steps."""
+
+from tests.support.machine import Change
+
+NOT_PUBLISHED = "stored but not published"
+NOT_MARKED = "published but not marked"
+NOT_STORED = "shifts written, but not their events"
+NOT_COMMITTED = "shifts and events written, but not committed"
+NOT_ANSWERED = "committed but not answered"
+NOT_ADDED = "ledger entry written, but not added to the total"
+NOT_ACKNOWLEDGED = "ledger written but not acknowledged"
+NOT_RANKED = "approving recorded, but no rank set"
+NOT_TOLD = "rank set, but not recorded in accounts"
+NOT_APPROVED = "rank set but approval not recorded"
+NOT_TERMINATED = "dead letter written, but the event not ended"
+
+# A group commit: the first transaction is that of the first request alone, the next that of those who waited.
+CRASH_POINTS = (
+    Change("common.bus:Bus.publish", "die before", name=NOT_PUBLISHED),
+    Change("common.bus:Bus.publish", "die after", name=NOT_MARKED),
+    Change("shifts.repository:Repository.add", "die after", name=NOT_STORED, skip=1),
+    Change("common.outbox:Outbox.add", "die after", name=NOT_COMMITTED, skip=1),
+    Change("shifts.service:transaction", "die after", name=NOT_ANSWERED, skip=1),
+    Change("pymongo.asynchronous.collection:AsyncCollection.bulk_write", "die after", name=NOT_ADDED),
+    Change("nats.aio.msg:Msg.ack", "die before", name=NOT_ACKNOWLEDGED),
+    Change("nats.aio.msg:Msg.term", "die before", name=NOT_TERMINATED),
+    Change("common.peers:Peer.post", "die before", name=NOT_RANKED),
+    Change("accounts.plugins:LocalRanking.set", "die after", name=NOT_TOLD),
+    Change("common.peers:Peer.post", "die after", name=NOT_APPROVED),
+)

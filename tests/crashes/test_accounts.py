@@ -1,0 +1,58 @@
+"""Accounts dies while it consumes: what comes again is counted once, and buried once."""
+
+import signal
+
+import nats
+import pytest
+
+from common.events import ShiftLogged
+from tests.crashes.accounting import ONCE, count, log
+from tests.crashes.points import NOT_ACKNOWLEDGED, NOT_ADDED, NOT_TERMINATED
+from tests.support import unique_id, wait_until
+from tests.support.machine import Machine
+
+
+@pytest.mark.parametrize(
+    ("point", "unchanged"),
+    [(NOT_ADDED, 0), (NOT_ACKNOWLEDGED, 1)],
+)
+async def test_a_shift_that_comes_again_after_a_crash_is_counted_once(
+    park: Machine, point: str, unchanged: int
+) -> None:
+    user = unique_id()
+    park.arm("accounts", point)
+    async with park.service("shifts") as client:
+        answer = await log(client, user)
+    assert answer and answer.status_code == 200
+    assert await park.wait("accounts") == -signal.SIGKILL
+    (left,) = await count(park, user)
+    assert (left.ledger_entries, left.points) == ((1, 10) if unchanged else (0, 0))
+    await park.start("accounts")
+
+    async def is_settled() -> bool:
+        seen = await park.metrics("accounts")
+        return seen.value("events_redelivered") >= 1 and seen.value("events_handled") >= 1
+
+    await wait_until(is_settled, seconds=30)
+    assert (await park.metrics("accounts")).value("events_unchanged") >= unchanged
+    assert await count(park, user) == [ONCE]
+
+
+async def test_an_event_that_is_buried_twice_is_one_dead_letter(park: Machine) -> None:
+    marker = str(unique_id())
+    park.arm("accounts", NOT_TERMINATED)
+    client = await nats.connect(park.servers.nats_url)
+    await client.jetstream().publish(ShiftLogged.SUBJECT, b"{}", headers={"Nats-Msg-Id": marker})
+    await client.close()
+    assert await park.wait("accounts") == -signal.SIGKILL
+    await park.start("accounts")
+
+    async def came_again() -> bool:
+        return (await park.metrics("accounts")).value("dead_letters") == 1
+
+    await wait_until(came_again)
+    async with park.mongodb() as mongodb:
+        letters = await mongodb["accounts"]["dead_letters"].find({}, {"_id": 1}).to_list()
+    assert letters == [{"_id": marker}]
+
+

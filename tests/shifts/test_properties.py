@@ -1,0 +1,380 @@
+"""Whatever comes, in whatever order, again, late, or at once on two replicas: each second earns once.
+
+The service is held to a plain model of the contract, which keeps each person's time as a set of seconds.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import permutations
+from math import floor
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings, strategies
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from certifications import main as certifications
+from certifications.settings import CertificationsSettings
+from common.errors import InvalidQuery, Unavailable
+from common.events import CertificationGranted, CertificationRevoked
+from common.mongo import Database, Document, connect
+from common.peers import Apps
+from shifts import main as shifts
+from shifts.errors import InvalidCertification, KeyReused
+from shifts.handlers import on_certification_changed
+from shifts.models import LogQuery
+from shifts.service import Shifts, uncovered_seconds
+from shifts.settings import ShiftsSettings
+from tests.contracts.park import changed_config
+from tests.support import Servers, running, unique_id
+from tests.support import settings as settings_of
+
+POINTS, TRAINING_POINTS = Fraction(7, 10), Fraction(1, 4)
+"""For a credited minute; each shift leaves another fraction."""
+
+NOW = 1_700_000_000
+HOUR, DAY = 3600, 24 * 3600
+NEEDS_A_CERTIFICATION = 1002
+# The same at each run, so that a failure is always the fault of the change at hand.
+REPEATABLE = settings(settings.get_profile("ci"), max_examples=60, stateful_step_count=30)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Two replicas of the running service, and their database."""
+
+    services: tuple[Shifts, Shifts]
+    database: Database
+
+
+@pytest.fixture(scope="module")
+async def replicas(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replicas]:
+    """The service with points that leave fractions; certifications, when asked, knows nobody."""
+    points = {"points = 1": f"points = {float(POINTS)}", "training_points = 0": "training_points = 0.25"}
+    config = changed_config(tmp_path_factory.mktemp("config"), points)
+    own = settings_of(ShiftsSettings, servers, config=config)
+    neighbour = settings_of(CertificationsSettings, servers)
+    apps: Apps = {"certifications": certifications.create(neighbour)}
+    first, second = shifts.create(own, apps), shifts.create(own, apps)
+    client, database = connect(own, "shifts")
+    async with running(apps["certifications"], neighbour), running(first, own), running(second, own), client:
+        yield Replicas((first.state.service, second.state.service), database)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a game server sends."""
+
+    query: LogQuery
+    idempotency_key: str | None
+    key: str
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request, when it arrives (Unix s), and at which replica."""
+
+    request: Request
+    at: int
+    replica: int
+
+
+@dataclass
+class Book:
+    """What should be recorded. `versions` are those of certifications, odd ones of grants."""
+
+    shifts: list[Document] = field(default_factory=list)
+    seconds: dict[int, frozenset[int]] = field(default_factory=dict)
+    earned: dict[int, Fraction] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
+
+    def copy(self) -> "Book":
+        """Another book that says the same."""
+        return Book([*self.shifts], {**self.seconds}, {**self.earned}, {**self.versions})
+
+    def log(self, request: Request, at: int) -> str:
+        """Record a shift, if it is a new one; answers what became of it."""
+        query = request.query
+        if answer := self._known(request, at):
+            return answer
+        if query.ended_at is not None and not -60 <= at - query.ended_at <= 7 * DAY:
+            return "out of time"
+        if query.place == NEEDS_A_CERTIFICATION and not query.training and not self.versions[query.id] % 2:
+            return "not certified"
+        end = at if query.ended_at is None else min(at, query.ended_at)
+        worked = frozenset(range(end - query.duration, end))
+        before = self.seconds.get(query.id, frozenset())
+        uncovered = len(worked - before)
+        credited = min(uncovered, 12 * HOUR)
+        earned = self.earned.get(query.id, Fraction(0))
+        worth = Fraction(credited, 60) * (TRAINING_POINTS if query.training else POINTS)
+        flags = ["overlap"] if query.duration - uncovered > 60 else []
+        self.seconds[query.id] = before | worked
+        self.earned[query.id] = earned + worth
+        self.shifts.append(
+            {
+                "user": query.id,
+                "place": query.place,
+                "server": query.server,
+                "training": query.training,
+                "duration": query.duration,
+                "given_ended_at": query.ended_at,
+                "started_at": end - query.duration,
+                "ended_at": end,
+                "credited_seconds": credited,
+                "points": floor(earned + worth) - floor(earned),
+                "flags": [*flags, "long"] if query.duration > 12 * HOUR else flags,
+                "key": request.key,
+                "idempotency_key": request.idempotency_key,
+            }
+        )
+        return "new"
+
+    def _known(self, request: Request, at: int) -> str | None:
+        query = request.query
+        same = [shift for shift in self.shifts if _is_same(shift, query)]
+        if request.idempotency_key is not None:
+            caller = (request.key, request.idempotency_key)
+            used = [one for one in self.shifts if (one["key"], one["idempotency_key"]) == caller]
+            if not used:
+                return None
+            is_repeat = used[0] in same and used[0]["given_ended_at"] == query.ended_at
+            return "repeat" if is_repeat else "key reused"
+        if query.ended_at is not None:
+            return "repeat" if any(shift["given_ended_at"] == query.ended_at for shift in same) else None
+        for shift in same:
+            both = range(max(at - query.duration, shift["started_at"]), min(at, shift["ended_at"]))
+            if 2 * len(both) > query.duration:
+                return "repeat"
+        return None
+
+    def of(self, user: int) -> list[Document]:
+        """A person's shifts, in an order that does not depend on that of recording."""
+        return sorted((shift for shift in self.shifts if shift["user"] == user), key=_order)
+
+
+def _order(shift: Document) -> str:
+    return repr(sorted(shift.items()))
+
+
+def _is_same(shift: Document, query: LogQuery) -> bool:
+    told = (query.id, query.place, query.server, query.duration, query.training)
+    return told == (shift["user"], shift["place"], shift["server"], shift["duration"], shift["training"])
+
+
+class GameServers(RuleBasedStateMachine):
+    """Game servers that log the shifts of two people, and a clock."""
+
+    made: Bundle[Request] = Bundle("made")
+    changes: Bundle[CertificationGranted | CertificationRevoked] = Bundle("changes")
+
+    people = strategies.integers(0, 1)
+    replica = strategies.integers(0, 1)
+    durations = strategies.sampled_from([1, 20, 59, 61, 600, 601, HOUR, 12 * HOUR + 1])
+    ages = strategies.sampled_from([-61, -60, -20, 0, 1, 30, 300, 301, HOUR, DAY, 7 * DAY, 7 * DAY + 1])
+
+    def __init__(self, replicas: Replicas, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._replicas = replicas
+        self._loop = loop
+        self._users = [unique_id(), unique_id()]
+        self._now = NOW
+        self._book = Book(versions=dict.fromkeys(self._users, 0))
+        self._latest_versions = dict.fromkeys(self._users, 0)
+
+    @initialize(target=made)
+    def somebody_works(self) -> Request:
+        """A request is made, and not sent yet."""
+        return Request(_query(id=self._users[0], duration=600, ended_at=NOW), None, "north")
+
+    @rule(
+        target=made,
+        person=people,
+        place=strategies.sampled_from([1001, 1001, NEEDS_A_CERTIFICATION]),
+        server=strategies.sampled_from(["a", "b"]),
+        training=strategies.sampled_from([False, False, True]),
+        duration=durations,
+        age=strategies.none() | ages,
+        number=strategies.none() | strategies.integers(0, 2),
+        key=strategies.sampled_from(["north", "south"]),
+        arrives_at=strategies.none() | replica,
+    )
+    def somebody_works_again(
+        self,
+        person: int,
+        age: int | None,
+        number: int | None,
+        key: str,
+        arrives_at: int | None,
+        **params: Any,
+    ) -> Request:
+        """A request is made, and sent now, later, or never."""
+        ended_at = None if age is None else self._now - age
+        query = _query(id=self._users[person], ended_at=ended_at, **params)
+        request = Request(query, None if number is None else f"{self._users[0]}-{number}", key)
+        if arrives_at is not None:
+            self.requests_arrive_at_once([(request, arrives_at, 0)])
+        return request
+
+    @rule(
+        target=made,
+        request=made,
+        change=strategies.sampled_from(
+            [{"server": "c"}, {"place": 1001}, {"training": True}, {"duration": 600}, {"ended_at": NOW}]
+        ),
+    )
+    def a_request_is_changed(self, request: Request, change: dict[str, Any]) -> Request:
+        return replace(request, query=request.query.model_copy(update=change))
+
+    @rule(target=made, request=made, is_bare=strategies.booleans())
+    def a_request_loses_its_key(self, request: Request, is_bare: bool) -> Request:
+        query = request.query.model_copy(update={"ended_at": None}) if is_bare else request.query
+        return Request(query, None, request.key)
+
+    @rule(seconds=strategies.sampled_from([1, 9, 10, 11, 290, 300, HOUR, DAY, 7 * DAY]))
+    def time_passes(self, seconds: int) -> None:
+        self._now += seconds
+
+    @rule(
+        sent=strategies.lists(
+            strategies.tuples(made, replica, strategies.sampled_from([0, 1, 30])), min_size=1, max_size=4
+        )
+    )
+    def requests_arrive_at_once(self, sent: Sequence[tuple[Request, int, int]]) -> None:
+        """For the first time or again; the clocks of game servers and replicas are not quite the same."""
+        arrivals = [Arrival(request, self._now - late, replica) for request, replica, late in sent]
+        answers = self._run(self._send(arrivals))
+        recorded = self._run(self._recorded())
+        explained = (
+            book
+            for order in permutations(range(len(arrivals)))
+            if (book := self._in_order(arrivals, answers, order))
+            and all(book.of(user) == recorded[user] for user in self._users)
+        )
+        found = next(explained, None)
+        assert found, f"no order of these arrivals explains {answers} and {recorded}"
+        self._book = found
+
+    @rule(target=changes, person=people)
+    def a_certification_changes(self, person: int) -> CertificationGranted | CertificationRevoked:
+        """Its event is on its way, and may come at any time, or never."""
+        user = self._users[person]
+        self._latest_versions[user] += 1
+        version = self._latest_versions[user]
+        fact = CertificationGranted if version % 2 else CertificationRevoked
+        return fact(user=user, username="A", certification="tot", version=version, moderator="M")
+
+    @rule(first=changes, more=strategies.lists(changes, max_size=3), replica=replica)
+    def changes_are_delivered(self, first: Any, more: list[Any], replica: int) -> None:
+        for fact in (CertificationGranted, CertificationRevoked):  # the bus hands over one kind at a time
+            batch = [change for change in (first, *more) if isinstance(change, fact)]
+            if not batch:
+                continue
+            unchanged = self._run(on_certification_changed(self._replicas.services[replica], batch))
+            for change in batch:
+                unchanged -= change.version <= self._book.versions[change.user]
+                self._book.versions[change.user] = max(self._book.versions[change.user], change.version)
+            assert unchanged == 0
+
+    @invariant()
+    def the_newest_certification_is_known(self) -> None:
+        for user, version in self._book.versions.items():
+            member = self._run(self._replicas.database["members"].find_one({"_id": user}))
+            expected = {"tot": {"held": bool(version % 2), "version": version}} if version else {}
+            assert (member or {}).get("certifications", {}) == expected
+
+    def teardown(self) -> None:
+        self._run(self._check_the_books())
+
+    async def _check_the_books(self) -> None:
+        """No second is credited twice, whole points are those of all seconds, each shift has its event."""
+        for user in self._users:
+            stored = await self._replicas.database["shifts"].find({"user": user}).to_list()
+            credited = sum(shift["credited_seconds"] for shift in stored)
+            assert credited <= len(self._book.seconds.get(user, ()))
+            assert sum(shift["points"] for shift in stored) == floor(self._book.earned.get(user, 0))
+            for shift in stored:
+                row = await self._replicas.database["outbox"].find_one({"_id": shift["_id"]})
+                assert row is not None
+                event = json.loads(row["payload"])
+                assert (event["user"], event["points"]) == (user, shift["points"])
+
+    async def _send(self, arrivals: Iterable[Arrival]) -> list[set[str]]:
+        return await asyncio.gather(*(self._answer(arrival) for arrival in arrivals))
+
+    async def _answer(self, arrival: Arrival) -> set[str]:
+        """What became of the request, as far as its answer tells."""
+        service, request = self._replicas.services[arrival.replica], arrival.request
+        is_first = True
+        while True:
+            try:
+                is_repeat = await service.log(
+                    request.query, request.key, request.idempotency_key, arrived_at=arrival.at
+                )
+            except Unavailable:  # a slow machine; the request may have been recorded all the same
+                is_first = False
+            except KeyReused:
+                return {"key reused"}
+            except InvalidQuery:
+                return {"out of time"}
+            except InvalidCertification:
+                return {"not certified"}
+            else:
+                answer = "repeat" if is_repeat else "new"
+                return {answer} if is_first else {answer, "new"}
+
+    async def _recorded(self) -> dict[int, list[Document]]:
+        found: dict[int, list[Document]] = {user: [] for user in self._users}
+        async for shift in self._replicas.database["shifts"].find({"user": {"$in": self._users}}):
+            del shift["_id"], shift["logged_at"]
+            found[shift["user"]].append({**shift, "idempotency_key": shift.get("idempotency_key")})
+        return {user: sorted(shifts, key=_order) for user, shifts in found.items()}
+
+    def _in_order(
+        self, arrivals: Sequence[Arrival], answers: Sequence[set[str]], order: Sequence[int]
+    ) -> Book | None:
+        """The book after the arrivals in this order, if that may give these answers."""
+        book = self._book.copy()
+        for number in order:
+            if book.log(arrivals[number].request, arrivals[number].at) not in answers[number]:
+                return None
+        return book
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+
+async def test_any_requests_in_any_order_are_recorded_as_the_contract_says(replicas: Replicas) -> None:
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(
+        run_state_machine_as_test, lambda: GameServers(replicas, loop), settings=REPEATABLE
+    )
+
+
+def _query(**params: Any) -> LogQuery:
+    return LogQuery(**{"place": 1001, "server": "a", "training": False} | params)
+
+
+moments = strategies.integers(0, 60)
+intervals = strategies.tuples(moments, moments).map(lambda pair: (min(pair), max(pair)))
+
+
+@settings(settings.get_profile("ci"), max_examples=500)
+@given(intervals, strategies.lists(intervals, max_size=6))
+def test_uncovered_seconds_are_those_of_no_covered_interval(
+    interval: tuple[int, int], covered: list[tuple[int, int]]
+) -> None:
+    seconds = set(range(*interval)).difference(*(range(*one) for one in covered))
+    assert uncovered_seconds(*interval, covered) == len(seconds)
