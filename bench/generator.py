@@ -20,7 +20,7 @@ from typing import Any
 
 import httptools
 
-from bench.traffic import Traffic, request_maker
+from bench.traffic import Kind, Traffic, request_maker
 
 _GRACE_SECONDS = 5.0
 """How long what is under way at the end may take; what then has no answer counts as failed."""
@@ -107,7 +107,7 @@ class Generator:
         self._turn = 0
         self._tally = Tally(list(self._makers))
         self._idle: list[Connection] = []
-        self._queue: deque[tuple[str, bytes, float]] = deque()
+        self._queue: deque[tuple[Kind, bytes, float]] = deque()
         self._under_way = 0
         self._is_on = False
 
@@ -160,7 +160,7 @@ class Generator:
         else:
             self._idle.append(connection)
 
-    def _next(self) -> tuple[str, bytes]:
+    def _next(self) -> tuple[Kind, bytes]:
         kind = self._turns[self._turn % len(self._turns)]
         self._turn += 1
         return kind, self._makers[kind]()
@@ -195,7 +195,7 @@ class Generator:
         self._tally.failed[kind] += not 200 <= status < 300
 
 
-def _turns(shares: Sequence[tuple[str, int]]) -> list[str]:
+def _turns(shares: Sequence[tuple[Kind, int]]) -> list[Kind]:
     """The kinds in an order that spreads each evenly, as often as its share says."""
     whole = sum(share for _, share in shares)
     turns = [((number + 0.5) * whole / share, kind) for kind, share in shares for number in range(share)]

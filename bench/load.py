@@ -35,10 +35,16 @@ class Answered:
 
 def generator_name() -> str:
     """What `closed` uses."""
-    return f"wrk ({WRK}, one thread)" if WRK else "the bundled generator (bench/generator.py; wrk is not installed)"
+    return (
+        f"wrk ({WRK}, one thread)"
+        if WRK
+        else "the bundled generator (bench/generator.py; wrk is not installed)"
+    )
 
 
-def closed(traffic: Traffic, connections: int, seconds: int, folder: Path, *, bundled: bool = False) -> Answered:
+def closed(
+    traffic: Traffic, connections: int, seconds: int, folder: Path, *, bundled: bool = False
+) -> Answered:
     """As many requests as the server answers; each connection sends when it is answered."""
     if bundled or WRK is None:
         return open_or_closed([traffic], connections, seconds, rate=None)[traffic.kind]
@@ -89,7 +95,7 @@ def sending(
         "rate": rate,
         "window": window,
     }
-    process = subprocess.Popen(  # noqa: S603 - our own
+    process = subprocess.Popen(
         [sys.executable, "-m", "bench.generator"],
         cwd=ROOT,
         stdin=subprocess.PIPE,

@@ -1,14 +1,12 @@
 """Processes that are started here, and stopped at the end however it comes."""
 
-import json
 import os
 import re
-import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +40,7 @@ def started(
         process = subprocess.Popen(  # noqa: S603 - what is measured
             command,
             cwd=ROOT,
-            env=_environment() | dict(env or {}),
+            env=environment(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -64,8 +62,10 @@ def started(
             process.wait()
 
 
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("CALLBOARD_")}
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Our own environment, with what is given in place of all that concerns Callboard."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("CALLBOARD_")}
+    return own | dict(given)
 
 
 def _end_of(log: Path) -> str:
@@ -126,7 +126,9 @@ def _all_ready(folder: Path) -> bool:
 
 
 @contextmanager
-def nginx(binary: str, folder: Path, upstreams: Mapping[str, int], headers: Mapping[str, str]) -> Iterator[int]:
+def nginx(
+    binary: str, folder: Path, upstreams: Mapping[str, int], headers: Mapping[str, str]
+) -> Iterator[int]:
     """nginx in front of services by path; answers its port. `headers` are added to each request."""
     port = free_port()
     home = private_dir(folder / f"nginx-{port}")
@@ -136,7 +138,7 @@ def nginx(binary: str, folder: Path, upstreams: Mapping[str, int], headers: Mapp
     )
     added = "\n".join(f'      proxy_set_header {name} "{value}";' for name, value in headers.items())
     servers = "\n".join(
-        f"  upstream to{n} {{ server 127.0.0.1:{upstream}; keepalive 256; }}"
+        f"  upstream to{n} {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}"
         for n, upstream in enumerate(upstreams.values())
     )
     locations = "\n".join(
@@ -187,12 +189,11 @@ def static_app(folder: Path) -> Iterator[int]:
 def python_app(
     module: str, folder: Path, env: Mapping[str, str] | None = None, *arguments: str
 ) -> Iterator[tuple[int, psutil.Process]]:
-    """A module that serves on the port CALLBOARD_PORT; answers that and its process."""
+    """A module that serves on the port that is its first argument; answers the port and the process."""
     port = free_port()
-    given = {"CALLBOARD_PORT": str(port)} | dict(env or {})
     name = re.sub(r"[^a-z0-9]+", "-", " ".join((module, *arguments)))
-    command = [sys.executable, "-m", module, *arguments]
-    with started(name, command, folder, lambda: listens(port), given) as process:
+    command = [sys.executable, "-m", module, str(port), *arguments]
+    with started(name, command, folder, lambda: listens(port), env) as process:
         yield port, process
 
 

@@ -1,6 +1,6 @@
 """An ASGI app that answers every request the same: what a proxy, and the load generator, can do at most."""
 
-import os
+import sys
 from typing import Any
 
 import uvicorn
@@ -21,5 +21,11 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 if __name__ == "__main__":
-    port = int(os.environ["CALLBOARD_PORT"])
-    uvicorn.run(app, port=port, log_config=None, access_log=False, proxy_headers=False, server_header=False)
+    uvicorn.run(
+        app,
+        port=int(sys.argv[1]),
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )

@@ -8,6 +8,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 from accounts.models import LocalPerson
 from accounts.service import import_people
 from common.errors import ConfigurationError
+from common.events import CertificationGranted, CertificationRevoked
 from tests.accounts.builders import granted, revoked, shift_logged
 from tests.accounts.conftest import Park
 from tests.support import unique_id
@@ -139,7 +140,11 @@ async def test_a_rank_that_cannot_be_set_is_refused(park: Park) -> None:
 
 async def test_a_certification_is_kept_by_its_version_in_any_order_and_however_often(park: Park) -> None:
     person = await park.person()
-    events = [revoked(person.id, "tot", 2), granted(person.id, "tot", 1), granted(person.id, "char", 1)]
+    events: list[CertificationGranted | CertificationRevoked] = [
+        revoked(person.id, "tot", 2),
+        granted(person.id, "tot", 1),
+        granted(person.id, "char", 1),
+    ]
     assert await park.service.record_certifications(events) == 1
     for event in [*events, *reversed(events)]:
         assert await park.service.record_certifications([event]) == 1

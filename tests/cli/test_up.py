@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from callboard.supervisor import Component, Supervisor
 from tests.cli.machine import CALLBOARD, Machine, machine, run
 from tests.support import ROOT, wait_until
 
@@ -266,3 +267,19 @@ async def test_it_serves_https_with_the_given_certificate_and_tells_the_gateway_
     gateway = psutil.Process(here.listed()["callboard"]["pid"]).environ()
     assert json.loads(gateway["CALLBOARD_TRUSTED_PROXIES"]) == ["10.0.0.0/8", "192.0.2.1/32"]
     assert gateway["CALLBOARD_PUBLIC_URL"] == f"https://127.0.0.1:{here.port}"
+
+
+async def test_what_keeps_dying_is_started_again_after_pauses_that_grow(tmp_path: Path) -> None:
+    told: list[str] = []
+    supervisor = Supervisor(tmp_path, told.append)
+    supervisor.start(Component("mayfly", ("false",), port=None, rank=0, env={}))
+
+    def has_died_often() -> bool:
+        supervisor.look_after()
+        return len(told) == 5
+
+    await wait_until(has_died_often)
+    supervisor.stop()
+    assert told == [
+        f"mayfly ended with status 1; it starts again in {pause} s." for pause in (0.1, 0.2, 0.4, 0.8, 1.6)
+    ]

@@ -257,8 +257,7 @@ class LastServer(Client):
             "ended_at": int(time.time()),
         }
         operation = Operation(f"{self.name}-{number}", "log", params, f"{self.name}-{number}", expected="ok")
-        while (await self.attempt(operation, patience=5)).outcome == "unknown":
-            await asyncio.sleep(0.2)
+        await self.send(operation, tries=1_000_000, patience=5)
 
 
 class Recruiter(Client):

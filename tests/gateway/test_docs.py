@@ -12,6 +12,7 @@ from fastapi.openapi.models import OpenAPI
 
 from certifications.main import create as create_certifications
 from certifications.settings import CertificationsSettings
+from common.peers import Apps
 from gateway.routes import load_routes
 from tests.gateway.builders import Echo, echoes, open_gateway
 from tests.support import Servers, settings, wait_until
@@ -60,7 +61,7 @@ ACCOUNTS = {
 async def client(servers: Servers) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway in front of a service that is there, one that only echoes, and two that are away."""
     certifications = create_certifications(settings(CertificationsSettings, servers))
-    apps = {
+    apps: Apps = {
         "accounts": Echo("accounts", ACCOUNTS),
         "certifications": certifications,
         "shifts": Echo("shifts", {}),

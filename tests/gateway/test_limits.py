@@ -27,8 +27,8 @@ def is_too_many(response: httpx.Response, within: int) -> bool:
 
 
 def limits(folder: Path, changes: Mapping[str, str]) -> Path:
-    both = {'per_key = "60000/min"': "", 'wrong_keys_per_address = "60/min"': ""}
-    return changed_config(folder, both | changes)
+    both: Mapping[str, str] = {'per_key = "60000/min"': "", 'wrong_keys_per_address = "60/min"': ""}
+    return changed_config(folder, {**both, **changes})
 
 
 async def test_a_keys_own_rate_counts_its_requests_only(client: httpx.AsyncClient, servers: Servers) -> None:

@@ -10,6 +10,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import metadata
 from pathlib import Path
 
 import httpx
@@ -116,7 +117,7 @@ class _LunchEntry:
 async def with_policies(
     servers: Servers, folder: Path, monkeypatch: pytest.MonkeyPatch, policies: str
 ) -> AsyncIterator[httpx.AsyncClient]:
-    installed = plugins.entry_points
+    installed = metadata.entry_points
 
     def with_lunch(*, group: str, name: str) -> object:
         return [_LunchEntry()] if name == "lunch" else installed(group=group, name=name)

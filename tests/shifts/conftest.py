@@ -32,11 +32,12 @@ async def park(servers: Servers) -> AsyncIterator[Park]:
     """The service, for a whole file of tests."""
     own = settings(ShiftsSettings, servers)
     neighbour = settings(CertificationsSettings, servers)
-    apps: Apps = {"certifications": certifications.create(neighbour)}
+    certifications_app = certifications.create(neighbour)
+    apps: Apps = {"certifications": certifications_app}
     app = shifts.create(own, apps)
     client, database = connect(own, "shifts")
     async with (
-        running(apps["certifications"], neighbour),
+        running(certifications_app, neighbour),
         running(app, own) as http,
         running(shifts.create(own, apps), own) as replica,
         client,

@@ -43,7 +43,6 @@ def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
             app.state.docs = Docs(routes, upstreams)
             app.state.health = Health(database, bus=None)
             yield
-            app.state.health.is_draining = True
 
     app = bare_app(NAME, lifespan, openapi_url=None)
     add_health_routes(app)
@@ -69,5 +68,10 @@ def _metrics_page(settings: GatewaySettings) -> Iterator[None]:
 if __name__ == "__main__":
     own_settings = read_settings(GatewaySettings)
     run(
-        create(own_settings), own_settings, NAME, tls_cert=own_settings.tls_cert, tls_key=own_settings.tls_key
+        create(own_settings),
+        own_settings,
+        NAME,
+        drain_seconds=0,
+        tls_cert=own_settings.tls_cert,
+        tls_key=own_settings.tls_key,
     )

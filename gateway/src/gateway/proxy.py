@@ -40,6 +40,7 @@ class Door:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
         if scope["type"] == "http" and scope["raw_path"] not in OWN_PAGES:
             await scope["app"].state.proxy(scope, receive, send)
         else:
@@ -63,6 +64,7 @@ class Proxy:
         self._trusted_proxies = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI, for HTTP only."""
         started = time.perf_counter()
         request = new_id()
         request_id.set(request)

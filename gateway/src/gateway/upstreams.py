@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,15 +10,16 @@ import aiohttp
 from starlette.types import ASGIApp, Message
 from yarl import URL
 
+from common.app import DRAIN_SECONDS
 from common.errors import Unavailable
-from common.peers import TOKEN_HEADER, Apps
+from common.peers import LONGEST_IDLE_SECONDS, TOKEN_HEADER, Apps
 from gateway.errors import UpstreamLost, UpstreamSlow
 from gateway.incoming import HOP_BY_HOP, Header
 from gateway.settings import GatewaySettings
 
 CONNECT_SECONDS = 1.0
-_LONGEST_IDLE_SECONDS = 4.0
-"""A service closes a connection that is idle for 5 seconds; a request must not meet that."""
+CONNECTIONS_TO_A_REPLICA = 128
+"""Beyond these, requests wait: those to a service that does not answer must not use up what others need."""
 
 _NOT_ANSWERED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -54,7 +56,9 @@ class Upstreams:
 
     async def __aenter__(self) -> "Upstreams":
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=512, keepalive_timeout=_LONGEST_IDLE_SECONDS),
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=CONNECTIONS_TO_A_REPLICA, keepalive_timeout=LONGEST_IDLE_SECONDS
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -96,6 +100,8 @@ class Upstreams:
                     data=request.body or None,
                     allow_redirects=False,
                 ) as answer:
+                    if answer.headers.get("Connection") == "close":
+                        replicas.note_leaving(base)
                     return Answer(answer.status, _answered(answer.raw_headers), await answer.read())
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 continue
@@ -107,16 +113,32 @@ class Upstreams:
 
 
 class _Replicas:
-    """Where a service listens: each address gets its turn to be the first to be tried."""
+    """Where a service listens: each address gets its turn to be the first to be tried.
+
+    A replica that stops says so in its answers. From then on it comes last, so that no request reaches it just
+    when it stops listening.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = urls
         self._turn = itertools.count()
+        self._left: dict[str, float] = {}
+
+    def note_leaving(self, url: str) -> None:
+        """This replica is about to stop."""
+        self._left[url] = time.monotonic() + DRAIN_SECONDS
 
     def in_turn(self) -> list[str]:
         """Every address once; the only one twice, as a service that restarts closes its connections."""
+        if len(self._urls) == 1:
+            return [*self._urls] * 2
         first = next(self._turn) % len(self._urls)
-        return [*self._urls[first:], *self._urls[:first]] if len(self._urls) > 1 else [*self._urls] * 2
+        urls = [*self._urls[first:], *self._urls[:first]]
+        if self._left:
+            now = time.monotonic()
+            self._left = {url: end for url, end in self._left.items() if end > now}
+            urls.sort(key=self._left.__contains__)
+        return urls
 
 
 async def _call_app(app: ASGIApp, request: Outgoing) -> Answer:

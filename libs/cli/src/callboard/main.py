@@ -273,19 +273,7 @@ def verify(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     if as_json:
         _show_json({"ok": report.is_good, **asdict(report)})
     else:
-        for difference in report.differences[:20]:
-            shown.print(difference, soft_wrap=True)
-        if len(report.differences) > 20:
-            shown.print(f"… and {len(report.differences) - 20} more differences.")
-        for what, counts in (("unsent events", report.unsent_events), ("dead letters", report.dead_letters)):
-            for service, count in counts.items():
-                if count:
-                    shown.print(f"{service} has {count} {what}.")
-        shown.print(
-            f"{report.shifts} shifts, {report.ledger_entries} ledger entries, {report.points} points of "
-            f"{report.people} people: {'all add up' if report.is_good else 'NOT in order'}.",
-            soft_wrap=True,
-        )
+        typer.echo("\n".join(report.sentences()))
     raise typer.Exit(0 if report.is_good else 1)
 
 

@@ -60,6 +60,7 @@ if __name__ == "__main__":
         create(own_settings, Path(sys.argv[1])),
         own_settings,
         "callboard",
+        drain_seconds=0,
         tls_cert=own_settings.tls_cert,
         tls_key=own_settings.tls_key,
     )

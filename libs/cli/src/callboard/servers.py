@@ -34,7 +34,10 @@ class Server:
 
 
 def mongod(data_dir: Path) -> Server:
-    """MongoDB with its data in `data_dir`/mongod. Make it a primary with `replica_set.prepare_mongod`. Raises CommandError."""
+    """MongoDB with its data in `data_dir`/mongod; `replica_set.prepare_mongod` makes it a primary.
+
+    Raises CommandError.
+    """
     binary = _mongod_binary()
     folder = private_dir(data_dir / "mongod")
     data = private_dir(folder / "data")
@@ -42,10 +45,11 @@ def mongod(data_dir: Path) -> Server:
     if not key.exists():
         write_private(key, secrets.token_hex(64))
     password, port = _remembered(folder)
-    # The log of slow operations would show what they hold: an application's text, for instance.
-    # A process that dies leaves its transaction open, and what it wrote locked, until this lifetime ends: by
-    # default a minute, in which the people concerned could log no shift. Ours take 2 seconds at most.
-    # zlib, in which CVE-2025-14847 lies, is no compressor unless it is named; here none is.
+    # compressors: zlib, in which CVE-2025-14847 lies, is among them unless they are disabled.
+    # slowOpThresholdMs: the log of slow operations would show what they hold, an application's text say.
+    # transactionLifetimeLimitSeconds: a process that dies leaves its transaction open, and what it wrote
+    # locked, for that long: by default a minute, in which the people concerned could log no shift. Ours take
+    # 2 seconds at most.
     write_private(
         folder / "mongod.yaml",
         f"""\

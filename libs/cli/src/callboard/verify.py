@@ -23,6 +23,7 @@ from shifts.repository import SHIFTS
 _PATIENCE_SECONDS = 10.0
 _BATCH = 10_000
 _RECHECKED = 1_000
+_TOLD = 20
 _LONGEST_SECONDS = 6 * 3600.0
 
 Advance = Callable[[str, int, int], None]
@@ -47,6 +48,16 @@ class Report:
     def is_good(self) -> bool:
         """Whether nothing is wrong."""
         return not (self.differences or any(self.unsent_events.values()) or any(self.dead_letters.values()))
+
+    def sentences(self) -> list[str]:
+        """The report for people: what is wrong, the first of it in detail, and the sum of it all."""
+        told = self.differences[:_TOLD]
+        if len(self.differences) > _TOLD:
+            told.append(f"... and {len(self.differences) - _TOLD} more differences.")
+        for what, counts in (("unsent events", self.unsent_events), ("dead letters", self.dead_letters)):
+            told += [f"{service} has {count} {what}." for service, count in counts.items() if count]
+        sums = f"{self.shifts} shifts, {self.ledger_entries} ledger entries, {self.points} points of {self.people} people"
+        return [*told, f"{sums}: {'all add up' if self.is_good else 'NOT in order'}."]
 
 
 async def verify(settings: Settings, advance: Advance) -> Report:

@@ -4,9 +4,11 @@ import asyncio
 import gc
 import hmac
 import logging
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,6 +37,11 @@ from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER, Apps,
 from common.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 3.0
+"""How long a service that stops still answers callers that keep connections open: longer than they stay idle."""
+
+_START_FAILED = 3
 
 Work = Callable[[], Awaitable[None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -109,7 +116,6 @@ def create_app(
                 await stack.enter_async_context(background(consumer.run))
             app.state.health = Health(database, bus)
             yield
-            app.state.health.is_draining = True
 
     app = bare_app(name, lifespan)
     for router in routers:
@@ -156,19 +162,23 @@ def answer(model: BaseModel, *, headers: Mapping[str, str] | None = None) -> Res
 
 
 def run(
-    app: ASGIApp,
+    app: FastAPI,
     settings: Settings,
     name: str,
     *,
+    drain_seconds: float = DRAIN_SECONDS,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is in flight; HTTPS where a certificate is given."""
+    """Serve until SIGTERM or Ctrl-C, then finish what is in flight; HTTPS where a certificate is given.
+
+    For at most `drain_seconds`, callers that keep connections open are still answered and told to go.
+    """
     configure_logging(name, settings.log_level)
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # with the freeze, measured to halve the slowest answers
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -180,6 +190,34 @@ def run(
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,
     )
+    server = _Server(config, app, drain_seconds)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(_START_FAILED)
+
+
+class _Server(uvicorn.Server):
+    """Stops only when its callers have gone, so that no request meets a connection that closes.
+
+    A request that does could not be sent again, unless it is safe to repeat: nobody would know whether it
+    took effect.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain_seconds = drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.health.is_draining = True
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        deadline = time.monotonic() + self._drain_seconds
+        while (  # noqa: ASYNC110 - uvicorn has no event for it
+            self.server_state.connections and time.monotonic() < deadline and not self.force_exit
+        ):
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
 
 
 @dataclass
@@ -244,6 +282,7 @@ class Boundary:
         self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

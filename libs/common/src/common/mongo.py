@@ -110,7 +110,10 @@ async def migrate(database: Database, collections: Sequence[Collection]) -> None
         try:
             await database.create_collection(wanted.name, validator=validator)
         except CollectionInvalid:
-            await database.command("collMod", wanted.name, validator=validator)
+            (present,) = await (await database.list_collections(filter={"name": wanted.name})).to_list()
+            if present["options"].get("validator", {}) != validator:
+                # Only where it must be: it waits for every open transaction, and everything waits for it.
+                await database.command("collMod", wanted.name, validator=validator)
         if wanted.indexes:
             await database[wanted.name].create_indexes(list(wanted.indexes))
 

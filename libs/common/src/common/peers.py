@@ -7,6 +7,7 @@ when one does not answer.
 import asyncio
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -18,6 +19,9 @@ from common.logs import key_name, request_id
 TOKEN_HEADER = "x-callboard-token"  # noqa: S105 - the header's name, not a token
 KEY_NAME_HEADER = "x-callboard-key"
 REQUEST_ID_HEADER = "x-request-id"
+
+LONGEST_IDLE_SECONDS = 2.0
+"""How long a connection is kept for the next request: less than the other end waits, also when it stops."""
 
 Apps = dict[str, ASGIApp]
 """The services of this process by name; empty when each runs in a process of its own."""
@@ -31,7 +35,10 @@ class Peer:
         self._urls = [url.strip().rstrip("/") for url in urls.split(",")]
         self._turn = itertools.count()
         transport = httpx.ASGITransport(apps[name], raise_app_exceptions=False) if name in apps else None
-        self._client = httpx.AsyncClient(transport=transport, headers={TOKEN_HEADER: token}, trust_env=False)
+        limits = httpx.Limits(max_connections=100, keepalive_expiry=LONGEST_IDLE_SECONDS)
+        self._client = httpx.AsyncClient(
+            transport=transport, headers={TOKEN_HEADER: token}, limits=limits, trust_env=False
+        )
 
     async def get(self, path: str, *, seconds: float = 2.0, **params: Any) -> dict[str, Any]:
         """The JSON answer to GET `path`. Raises as `post` does."""
@@ -40,8 +47,8 @@ class Peer:
     async def post(self, path: str, body: Mapping[str, Any], *, seconds: float = 5.0) -> dict[str, Any]:
         """The JSON answer to POST `path`.
 
-        Raises Unavailable when no replica answers in `seconds`, and the other service's own ServiceError
-        when it refuses.
+        When a connection is lost, another replica is asked: what is asked for must be safe to repeat. Raises
+        Unavailable when none answers in `seconds`, and the other service's own ServiceError when it refuses.
         """
         return await self._call("POST", path, seconds, json=body)
 
@@ -56,16 +63,15 @@ class Peer:
             if value
         }
         first = next(self._turn)
-        for attempt in range(len(self._urls)):
-            url = self._urls[(first + attempt) % len(self._urls)]
-            try:
-                async with asyncio.timeout(seconds):  # httpx does not limit a call within the process
-                    answer = await self._client.request(method, url + path, headers=headers, **how)
-            except httpx.ConnectError:
-                continue
-            except (TimeoutError, httpx.HTTPError) as error:
-                raise Unavailable(self.name) from error
-            return self._read(answer)
+        try:
+            async with asyncio.timeout(seconds):  # httpx does not limit a call within the process
+                for attempt in range(max(2, len(self._urls))):
+                    url = self._urls[(first + attempt) % len(self._urls)]
+                    with suppress(httpx.NetworkError, httpx.RemoteProtocolError):
+                        answer = await self._client.request(method, url + path, headers=headers, **how)
+                        return self._read(answer)
+        except (TimeoutError, httpx.HTTPError) as error:
+            raise Unavailable(self.name) from error
         raise Unavailable(self.name)
 
     def _read(self, answer: httpx.Response) -> dict[str, Any]:

@@ -180,10 +180,10 @@ async def record_rank(
     username: str | None,
     rankid: int,
 ) -> None:
-    """Note a rank and its event in the caller's transaction, unless it is the one that is known."""
+    """Note a rank and its event in the caller's transaction, unless it is the one that was told last."""
     before = await accounts.find(session, user)
-    if before and before.rankid == rankid:
-        return
+    if before and before.rankid == rankid and before.rank_version:
+        return  # a rank without a version was read from the plugin, where a crash may have left it untold
     version = before.rank_version + 1 if before else 1
     await accounts.set_rank(session, user, rankid, version)
     rank = group.rank_at(rankid)
