@@ -95,7 +95,12 @@ async def record(client: Client, shift: dict[str, Any]) -> bool:
         async def work(_: Any) -> bool:
             if "idempotency_key" in shift:
                 used = await database.shifts.find_one(
-                    {"idempotency_key": shift["idempotency_key"], "key": shift["key"]}, session=session
+                    {
+                        # $type lets MongoDB use the partial index.
+                        "idempotency_key": {"$eq": shift["idempotency_key"], "$type": "string"},
+                        "key": shift["key"],
+                    },
+                    session=session,
                 )
                 if used is not None:
                     if not is_same(shift, used):

@@ -139,3 +139,13 @@ def four_answers(**changes: Any) -> dict[str, Any]:
         "q3": "Ten hours.",
         "q4": "No.",
     } | changes
+
+
+@asynccontextmanager
+async def refusing_events(own: Database) -> AsyncIterator[None]:
+    """Meanwhile MongoDB takes no new event into the outbox."""
+    await own.command("collMod", "outbox", validator={"never": True}, validationLevel="moderate")
+    try:
+        yield
+    finally:
+        await own.command("collMod", "outbox", validator={}, validationLevel="strict")

@@ -14,6 +14,7 @@ from tests.applications.builders import (
     database,
     let_lease_run_out,
     park,
+    refusing_events,
 )
 from tests.applications.test_approve import ALREADY, NOT_RANKED, RANKED
 from tests.support import Servers, unique_id, wait_until
@@ -164,11 +165,8 @@ async def test_the_record_and_the_event_of_an_approval_come_together_or_not_at_a
     user = unique_id()
     async with park(servers) as here:
         here.accounts.knows(user)
-        await here.database.command("collMod", "outbox", validator={"never": True})
-        try:
+        async with refusing_events(here.database):
             assert (await here.approve(user)).status_code == 500
-        finally:
-            await here.database.command("collMod", "outbox", validator={})
         (record,) = await here.records(user)
         assert record["status"] == "approving"
         await let_lease_run_out(here.database, user)

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 from applications.repository import COLLECTIONS, Repository
 from common.mongo import check_migrated
-from tests.applications.builders import PUBLIC_URL, Park, park
-from tests.support import Servers, unique_id
+from tests.applications.builders import PUBLIC_URL, Park
+from tests.support import unique_id
 
 NOT_FOUND = '{"status":"error","message":"not found"}'
 
@@ -91,11 +91,10 @@ async def test_a_text_is_readable_until_it_expires(shared_park: Park) -> None:
     assert (await shared_park.client.get(f"/applications/{token}")).text == "text"
 
 
-async def test_mongodb_removes_expired_texts_by_itself(servers: Servers) -> None:
-    async with park(servers) as here:
-        await check_migrated(here.database, COLLECTIONS)
-        indexes = await here.database["documents"].index_information()
-        assert indexes["forget_expired"]["key"] == [("expires_at", 1)]
-        assert indexes["forget_expired"]["expireAfterSeconds"] == 0
-        records = await here.database["applications"].index_information()
-        assert not [name for name, index in records.items() if "expireAfterSeconds" in index]
+async def test_mongodb_removes_expired_texts_by_itself_and_no_record(shared_park: Park) -> None:
+    await check_migrated(shared_park.database, COLLECTIONS)
+    texts = await shared_park.database["documents"].index_information()
+    assert texts["forget_expired"]["key"] == [("expires_at", 1)]
+    assert texts["forget_expired"]["expireAfterSeconds"] == 0
+    records = await shared_park.database["applications"].index_information()
+    assert not [name for name, index in records.items() if "expireAfterSeconds" in index]

@@ -11,7 +11,7 @@ import pytest
 
 from applications.api import LARGEST_BODY
 from common.events import ApplicationSubmitted, parse_event
-from tests.applications.builders import PUBLIC_URL, Park, four_answers, park
+from tests.applications.builders import PUBLIC_URL, Park, four_answers, park, refusing_events
 from tests.support import Servers, unique_id
 
 JSON = {"content-type": "application/json"}
@@ -30,9 +30,8 @@ def is_refused(answer: httpx.Response, why: str) -> bool:
     )
 
 
-async def test_an_upload_answers_the_url_of_the_text_below_the_public_url(servers: Servers) -> None:
-    async with park(servers) as here:
-        answer = await here.upload(unique_id())
+async def test_an_upload_answers_the_url_of_the_text_below_the_public_url(shared_park: Park) -> None:
+    answer = await shared_park.upload(unique_id())
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     url = answer.json()["url"]
@@ -51,24 +50,23 @@ async def test_the_url_is_built_from_the_setting_and_never_from_host(
     assert answer.json()["url"].startswith("https://other.example/board/applications/")
 
 
-async def test_an_upload_leaves_a_submitted_record_and_its_event(servers: Servers) -> None:
+async def test_an_upload_leaves_a_submitted_record_and_its_event(shared_park: Park) -> None:
     user = unique_id()
-    async with park(servers) as here:
-        url = (await here.upload(user)).json()["url"]
-        (record,) = await here.records(user)
-        (payload,) = await here.events(user, "application_submitted")
+    url = (await shared_park.upload(user)).json()["url"]
+    (record,) = await shared_park.records(user)
+    (payload,) = await shared_park.events(user, "application_submitted")
     assert (record["status"], record["url"]) == ("submitted", url)
     event = parse_event(ApplicationSubmitted, payload)
     assert isinstance(event, ApplicationSubmitted)
     assert (event.application, event.user, event.url) == (record["_id"], user, url)
 
 
-async def test_the_event_arrives_on_nats_and_holds_no_answer(servers: Servers) -> None:
+async def test_the_event_arrives_on_nats_and_holds_no_answer(servers: Servers, shared_park: Park) -> None:
     user = unique_id()
-    async with await nats.connect(servers.nats_url) as bus, park(servers) as here:
+    async with await nats.connect(servers.nats_url) as bus:
         heard = await bus.subscribe(ApplicationSubmitted.SUBJECT)
         await bus.flush()
-        await here.upload(user, q1="The canary sings.")
+        await shared_park.upload(user, q1="The canary sings.")
         while f'"user":{user},'.encode() not in (message := await heard.next_msg(timeout=10)).data:
             pass
     event = parse_event(ApplicationSubmitted, message.data)
@@ -77,29 +75,22 @@ async def test_the_event_arrives_on_nats_and_holds_no_answer(servers: Servers) -
     assert b"canary" not in message.data
 
 
-async def test_when_the_event_cannot_be_stored_no_record_is(servers: Servers) -> None:
+async def test_when_the_event_cannot_be_stored_no_record_is(shared_park: Park) -> None:
     user = unique_id()
-    async with park(servers) as here:
-        await here.database.command("collMod", "outbox", validator={"never": True})
-        try:
-            answer = await here.upload(user)
-        finally:
-            await here.database.command("collMod", "outbox", validator={})
-        assert answer.status_code == 500
-        assert await here.records(user) == []
+    async with refusing_events(shared_park.database):
+        answer = await shared_park.upload(user)
+    assert answer.status_code == 500
+    assert await shared_park.records(user) == []
 
 
-async def test_an_upload_does_not_ask_whether_the_user_exists(servers: Servers) -> None:
-    async with park(servers) as here:
-        assert here.accounts.ranks == {}
-        assert (await here.upload(2**63 - 1)).status_code == 200
+async def test_an_upload_does_not_ask_whether_the_user_exists(shared_park: Park) -> None:
+    assert (await shared_park.upload(2**63 - 1)).status_code == 200
 
 
-async def test_a_person_may_apply_more_than_once(servers: Servers) -> None:
+async def test_a_person_may_apply_more_than_once(shared_park: Park) -> None:
     user = unique_id()
-    async with park(servers) as here:
-        first, second = await here.upload(user), await here.upload(user)
-        assert len(await here.records(user)) == 2
+    first, second = await shared_park.upload(user), await shared_park.upload(user)
+    assert len(await shared_park.records(user)) == 2
     assert first.json()["url"] != second.json()["url"]
 
 
@@ -112,28 +103,25 @@ async def test_a_person_may_apply_more_than_once(servers: Servers) -> None:
     ],
     ids=["json", "form", "multipart"],
 )
-async def test_json_and_forms_are_taken_alike(servers: Servers, how: dict[str, Any]) -> None:
-    async with park(servers) as here:
-        answer = await here.client.post("/application/upload", params={"id": unique_id()}, **how)
-        text = (await here.read(answer.json()["url"])).text
+async def test_json_and_forms_are_taken_alike(shared_park: Park, how: dict[str, Any]) -> None:
+    answer = await shared_park.client.post("/application/upload", params={"id": unique_id()}, **how)
+    text = (await shared_park.read(answer.json()["url"])).text
     assert "Why do you want to work here?\nI like trains.\n" in text
 
 
 @pytest.mark.parametrize("escape", [str, quote_plus], ids=["raw", "escaped"])
-async def test_forms_may_hold_any_language(servers: Servers, escape: Callable[[str], str]) -> None:
+async def test_forms_may_hold_any_language(shared_park: Park, escape: Callable[[str], str]) -> None:
     answers = four_answers(q1="Žluťoučký kůň 🎢", q2="日本語", q3="العربية")
     content = "&".join(f"{question}={escape(text)}" for question, text in answers.items())
-    async with park(servers) as here:
-        answer = await send(here, content.encode(), FORM)
-        text = (await here.read(answer.json()["url"])).text
+    answer = await send(shared_park, content.encode(), FORM)
+    text = (await shared_park.read(answer.json()["url"])).text
     assert all(given in text for given in answers.values())
 
 
-async def test_fields_that_nobody_asked_for_are_ignored(servers: Servers) -> None:
-    async with park(servers) as here:
-        body = b'{"q1":"a","q2":"b","q3":"c","q4":"d","q5":{"$ne":""},"luck":Infinity,"id":NaN,"_id":"x"}'
-        assert (await send(here, body, JSON)).status_code == 200
-        assert (await send(here, b"q1=a&q2=b&q3=c&q4=d&q5=e&q5=f", FORM)).status_code == 200
+async def test_fields_that_nobody_asked_for_are_ignored(shared_park: Park) -> None:
+    body = b'{"q1":"a","q2":"b","q3":"c","q4":"d","q5":{"$ne":""},"luck":Infinity,"id":NaN,"_id":"x"}'
+    assert (await send(shared_park, body, JSON)).status_code == 200
+    assert (await send(shared_park, b"q1=a&q2=b&q3=c&q4=d&q5=e&q5=f", FORM)).status_code == 200
 
 
 @pytest.mark.parametrize("question", ["q1", "q2", "q3", "q4"])

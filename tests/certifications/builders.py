@@ -107,3 +107,13 @@ async def park(servers: Servers, accounts_url: str | None = None) -> AsyncIterat
         client,
     ):
         yield Park(http, database, accounts)
+
+
+@asynccontextmanager
+async def refusing_events(own: Database) -> AsyncIterator[None]:
+    """Meanwhile MongoDB takes no new event into the outbox."""
+    await own.command("collMod", "outbox", validator={"never": True}, validationLevel="moderate")
+    try:
+        yield
+    finally:
+        await own.command("collMod", "outbox", validator={}, validationLevel="strict")

@@ -7,7 +7,7 @@ import nats
 import pytest
 
 from common.events import CertificationGranted, CertificationRevoked, parse_event
-from tests.certifications.builders import TRAINEE, Member, Park
+from tests.certifications.builders import TRAINEE, Member, Park, refusing_events
 from tests.certifications.builders import park as open_park
 from tests.support import Servers, unique_id
 
@@ -82,11 +82,8 @@ async def test_when_the_event_cannot_be_stored_nothing_is_changed(park: Park, ch
     if change == "revoke":
         await park.grant(member)
     before = await park.records(member)
-    await park.database.command("collMod", "outbox", validator={"never": True})
-    try:
+    async with refusing_events(park.database):
         answer = await getattr(park, change)(member)
-    finally:
-        await park.database.command("collMod", "outbox", validator={})
     assert answer.status_code == 500
     assert json.loads(answer.text)["message"] == "internal error"
     assert await park.records(member) == before

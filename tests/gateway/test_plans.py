@@ -14,11 +14,11 @@ async def test_every_query_about_keys_after_the_first_uses_an_index(
 ) -> None:
     sent = listen(monkeypatch)
     async with open_database(servers) as database:
-        keys = KeyTable(database)
+        keys, name = KeyTable(database), unique_name()
+        secret = await make_key(servers, name=name)
         await keys.refresh()
         sent.commands.clear()
-        name = unique_name()
-        await keys.find(await make_key(servers, name=name))
+        await keys.find(secret)
 
         async def is_use_noted() -> bool:
             found = await database["keys"].find_one({"name": name, "current": True})

@@ -57,7 +57,8 @@ class Sent(CommandListener):
                 shape = (name, command[name], _shape(part))
                 if shape not in known:
                     known.add(shape)
-                    yield {name: command[name], **({f"{many}s": [part]} if many else part)}
+                    more: Document = {"cursor": {}} if name == "aggregate" else {}
+                    yield {name: command[name], **({f"{many}s": [part]} if many else part), **more}
 
 
 def listen(monkeypatch: pytest.MonkeyPatch) -> Sent:

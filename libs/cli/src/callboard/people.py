@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from pydantic import ValidationError
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import BulkWriteError
 
 from accounts.models import LocalPerson
 from accounts.plugins import local_rankid
@@ -18,7 +18,7 @@ from common.settings import Settings
 
 _COLUMNS = ("id", "username", "rank", "discord")
 _REQUIRED = ("id", "username", "rank")
-_AT_ONCE = 100
+_AT_ONCE = 500
 
 
 async def import_file(settings: Settings, path: Path) -> int:
@@ -33,8 +33,8 @@ async def import_file(settings: Settings, path: Path) -> int:
             part = lines[start : start + _AT_ONCE]
             try:
                 await import_people(database, group, [person for _, person in part])
-            except DuplicateKeyError as error:
-                taken = (error.details or {}).get("keyValue", {}).values()
+            except BulkWriteError as error:
+                taken = error.details["writeErrors"][0].get("keyValue", {}).values()
                 line = next(
                     (line for line, one in part if {username_key(one.username), one.discord} & set(taken)),
                     part[0][0],

@@ -5,6 +5,7 @@ cost of a round trip is shared by many; alone, a request waits for nobody.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
@@ -13,6 +14,12 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_PATIENCE_SECONDS = 0.2
+
+
+_Entry = tuple[Item, asyncio.Future[Result], float]
+"""What is asked, who waits for the answer, and since when."""
+
 
 class Coalescer(Generic[Item, Result]):
     """Runs items in batches, one batch at a time.
@@ -20,7 +27,8 @@ class Coalescer(Generic[Item, Result]):
     `run` takes the items of a batch and answers their results in the same order; a result that is an
     exception is raised to its own caller only. When `run` raises, `own_error` says whether the cause may be
     one single item (a duplicate, a failed validation): then each item is run again alone. Otherwise (a
-    time-out, a lost primary) the whole batch fails with that exception.
+    time-out, a lost primary) the whole batch fails with that exception, and so do those who waited for it for
+    a while: the next batch may take as long again.
 
     With `key`, a batch holds at most one item of each key; the others wait for a later batch, in order.
     """
@@ -37,13 +45,13 @@ class Coalescer(Generic[Item, Result]):
         self._limit = limit
         self._key = key
         self._own_error = own_error
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[_Entry[Item, Result]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
         """The item's result. A caller that is cancelled leaves; its item may still be run."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, time.monotonic()))
         if self._worker is None:
             # A context of its own: the batch is nobody's request, and keeps nobody's deadline.
             self._worker = asyncio.create_task(self._work(), context=Context())
@@ -56,44 +64,50 @@ class Coalescer(Generic[Item, Result]):
         finally:
             self._worker = None
 
-    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        postponed: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _next_batch(self) -> list[_Entry[Item, Result]]:
+        batch: list[_Entry[Item, Result]] = []
+        postponed: list[_Entry[Item, Result]] = []
         keys: set[Hashable] = set()
         while self._waiting and len(batch) < self._limit:
-            item, future = self._waiting.popleft()
+            entry = self._waiting.popleft()
+            item, future, _ = entry
             if future.done():  # its caller gave up before the item was started
                 continue
             if self._key is not None:
                 key = self._key(item)
                 if key in keys:
-                    postponed.append((item, future))
+                    postponed.append(entry)
                     continue
                 keys.add(key)
-            batch.append((item, future))
+            batch.append(entry)
         self._waiting.extendleft(reversed(postponed))
         return batch
 
-    async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _settle(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._run([item for item, _ in batch])
+            results = await self._run([item for item, _, _ in batch])
         except Exception as error:
-            if len(batch) > 1 and self._own_error(error):
+            is_own = self._own_error(error)
+            if is_own and len(batch) > 1:
                 for entry in batch:
                     await self._settle([entry])
             else:
-                for _, future in batch:
+                for _, future, _ in batch if is_own else [*batch, *self._impatient()]:
                     if not future.done():
                         future.set_exception(error)
             return
         except BaseException:
-            for _, future in batch:
+            for _, future, _ in batch:
                 future.cancel()
             raise
-        for (_, future), result in zip(batch, results, strict=True):
+        for (_, future, _), result in zip(batch, results, strict=True):
             if future.done():
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+    def _impatient(self) -> list[_Entry[Item, Result]]:
+        latest = time.monotonic() - _PATIENCE_SECONDS
+        return [entry for entry in self._waiting if entry[2] <= latest]

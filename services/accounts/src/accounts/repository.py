@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
+from pymongo import ASCENDING, IndexModel, InsertOne, ReplaceOne, UpdateOne
 
-from accounts.models import Account
+from accounts.models import Account, LocalPerson
 from common.bus import DEAD_LETTERS
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.mongo import Collection, Database, Document, Session
@@ -18,7 +18,7 @@ ACCOUNTS = Collection(
     "accounts",
     indexes=(
         IndexModel([("id", ASCENDING)], name="one_per_user", unique=True),
-        IndexModel([("username_key", ASCENDING)], name="by_username"),
+        IndexModel([("username_key", ASCENDING), ("_id", DESCENDING)], name="newest_by_username"),
     ),
     schema={
         "bsonType": "object",
@@ -75,7 +75,9 @@ class Accounts:
 
     async def by_username(self, username: str) -> Account | None:
         """The account that was last known by this name, in any case."""
-        found = await self._accounts.find_one({"username_key": username_key(username)}, sort=[("_id", -1)])
+        found = await self._accounts.find_one(
+            {"username_key": username_key(username)}, sort=[("_id", DESCENDING)]
+        )
         return Account.from_document(found) if found else None
 
     async def adopt_username(self, user: int, username: str) -> None:
@@ -95,6 +97,11 @@ class Accounts:
         """The account, as the transaction sees it."""
         found = await self._accounts.find_one({"id": user}, session=session)
         return Account.from_document(found) if found else None
+
+    async def existing(self, session: Session, users: Sequence[int]) -> set[int]:
+        """Which of these users have an account."""
+        found = self._accounts.find({"id": {"$in": users}}, {"id": True}, session=session)
+        return {document["id"] async for document in found}
 
     async def set_rank(self, session: Session, user: int, rankid: int, version: int) -> None:
         """Set the rank of a user, who gets an account where there is none."""
@@ -176,7 +183,8 @@ class People:
 
     async def by_discord(self, discord: int) -> Document | None:
         """The person with this Discord account."""
-        return await self._people.find_one({"discord": discord})
+        # With $type, MongoDB sees that its partial index holds all that can match; else it reads everybody.
+        return await self._people.find_one({"discord": {"$eq": discord, "$type": "number"}})
 
     async def add(self, user: int, username: str, rankid: int, discord: int | None) -> None:
         """Add a person, unless this id is known."""
@@ -184,10 +192,14 @@ class People:
             {"_id": user}, {"$setOnInsert": _person(username, rankid, discord)}, upsert=True
         )
 
-    async def put(self, session: Session, user: int, username: str, rankid: int, discord: int | None) -> None:
-        """Add a person, or change all that is known of them."""
-        await self._people.replace_one(
-            {"_id": user}, _person(username, rankid, discord), upsert=True, session=session
+    async def put_all(self, session: Session, people: Sequence[tuple[LocalPerson, int]]) -> None:
+        """Add people with their rankids, or change all that is known of them. Raises BulkWriteError."""
+        await self._people.bulk_write(
+            [
+                ReplaceOne({"_id": person.id}, _person(person.username, rankid, person.discord), upsert=True)
+                for person, rankid in people
+            ],
+            session=session,
         )
 
     async def set_rank(self, user: int, rankid: int) -> bool:

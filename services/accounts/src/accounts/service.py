@@ -194,16 +194,17 @@ async def record_rank(
 async def import_people(database: Database, group: Group, people: Sequence[LocalPerson]) -> None:
     """Add people for the local plugins, or change them; visible at once, all of them or none.
 
-    Raises ConfigurationError for an unknown rank, and pymongo's DuplicateKeyError or BulkWriteError for a
-    username or Discord id that another person has.
+    Raises ConfigurationError for an unknown rank, and pymongo's BulkWriteError for a username or Discord id
+    that another person has.
     """
-    ranks = [local_rankid(group, person.rank) for person in people]
-    known, accounts, outbox = People(database), Accounts(database), Outbox(database)
+    ranked = [(person, local_rankid(group, person.rank)) for person in people]
+    accounts, outbox = Accounts(database), Outbox(database)
 
     async def work(session: Session) -> None:
-        for person, rankid in zip(people, ranks, strict=True):
-            await known.put(session, person.id, person.username, rankid, person.discord)
-            if await accounts.find(session, person.id):
+        await People(database).put_all(session, ranked)
+        existing = await accounts.existing(session, [person.id for person in people])
+        for person, rankid in ranked:
+            if person.id in existing:
                 await accounts.rename(session, person.id, person.username)
                 await record_rank(session, group, accounts, outbox, person.id, person.username, rankid)
 

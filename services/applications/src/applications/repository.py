@@ -71,8 +71,9 @@ class Repository:
     async def approvals_of(self, user: int, session: Session | None = None) -> list[Record]:
         """The user's approvals that are under way or done, in one order."""
         wanted = {"user": user, "status": {"$in": ["approving", "approved"]}}
-        found = self._applications.find(wanted, session=session).sort("_id", ASCENDING)
-        return [Record.model_validate(document) async for document in found]
+        found = self._applications.find(wanted, session=session)
+        records = [Record.model_validate(document) async for document in found]
+        return sorted(records, key=lambda record: record.id)
 
     async def begin_approval(self, session: Session, user: int, moderator: str) -> Record:
         """Make the user's latest submitted record, or a new one, `approving`, claimed by the caller."""

@@ -60,7 +60,8 @@ class Repository:
         wanted = [claim.idempotency_key for claim in claims if claim.idempotency_key is not None]
         if not wanted:
             return {}
-        found = self._shifts.find({"idempotency_key": {"$in": wanted}}, session=session)
+        # With $type, MongoDB sees that its partial index holds all that can match; else it reads every shift.
+        found = self._shifts.find({"idempotency_key": {"$in": wanted, "$type": "string"}}, session=session)
         shifts = [Shift.from_document(document) async for document in found]
         return {(shift.key, shift.idempotency_key): shift for shift in shifts}
 
