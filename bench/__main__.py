@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 
 from bench import report, sections
-from bench.park import Park, open_park
+from bench.goals import LINES
+from bench.park import Park, add_people, open_park
 from bench.sections import NGINX, Run
 
 ALONE: dict[str, Callable[[Run], None]] = {"start": sections.start}
@@ -67,14 +68,18 @@ def main(
             ALONE[name](run)
         in_park = [name for name in names if name in IN_PARK]
         with ExitStack() as stack:
-            park = stack.enter_context(open_park(run.folder)) if in_park else None
+            if in_park:
+                park = stack.enter_context(open_park(run.folder))
+                add_people(park)
             for name in in_park:
-                assert park  # noqa: S101 - it is open, as something is measured in it
                 console.rule(name)
                 IN_PARK[name](run, park)
     kind = "quick" if quick else "bench" if only is None else "part"
-    report.show(run.measures, console, kind)
-    path = report.write(run.measures, kind, {"rounds": rounds, "seconds": run.seconds, "sections": names})
+    report.show(run.measures, LINES, console, kind)
+    path = report.write(
+        run.measures, LINES, kind, {"rounds": rounds, "seconds": run.seconds, "sections": names}
+    )
+    report.plot(run.measures, path.with_suffix(".svg"))
     console.print(f"Written: {path} and .svg, after {time.monotonic() - began:.0f} s.")
 
 

@@ -5,338 +5,80 @@ nothing else, and in the gateway, with all its policies on. `sketch` is the leas
 would be: it handles no error, and shows what one could gain at best.
 """
 
-import asyncio
-import json
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from datetime import timedelta
-from importlib import import_module, metadata
+from contextlib import ExitStack
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated
 
-import httptools
 import typer
-import uvicorn
 from rich.console import Console
 
-import gateway.main
 from bench import report
+from bench.clients import CLIENTS, KEPT_WELL, NO_HOP, SKETCH
 from bench.measures import Line, Value
-from bench.park import Park, open_park
-from bench.sections import NGINX, Run, measure_connect, take_turns
+from bench.park import open_park
+from bench.sections import NGINX, Run, generator, one_round, take_turns
 from bench.started import nginx, python_app, static_app
 from bench.traffic import Traffic
-from common.app import run as run_app
-from common.peers import Apps
-from common.settings import read_settings
-from gateway.settings import GatewaySettings
-from gateway.upstreams import Answer, Outgoing
 
-Send = Callable[[Outgoing], Awaitable[Answer]]
-Open = Callable[[str], AbstractAsyncContextManager[Send]]
-
-CONNECTIONS = 128
+FORMS = ("alone", "gateway")
 
 
-def _url(base: str, request: Outgoing) -> str:
-    return f"{base}{request.path}?{request.query.decode()}" if request.query else base + request.path
+def main(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Rounds of one second: to try it, not to measure.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each client takes its turn.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(metavar="CLIENT", help="Only these; repeatable.")] = None,
+) -> None:
+    """Measure the HTTP clients that are installed, as the gateway's hop; about three minutes."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+    installed = {name: version(name) for name in KEPT_WELL if find_spec(name)}
+    if missing := set(KEPT_WELL) - set(installed):
+        console.print(f"[yellow]Not installed, and left out: {', '.join(sorted(missing))}.[/]")
+    names = [name for name in (*installed, SKETCH, NO_HOP) if only is None or name in only]
+    with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder, ExitStack() as stack:
+        run = Run(Path(folder), rounds=rounds, seconds=1 if quick else 2, console=console)
+        generator(run)
+        park = stack.enter_context(open_park(run.folder))
+        upstream = stack.enter_context(static_app(run.folder))
+        for form in FORMS:
+            measure = f"hop, {form}"
+            with ExitStack() as served:
+                candidates = {}
+                for name in names:
+                    arguments = (name, form, f"http://127.0.0.1:{upstream}")
+                    env = park.env
+                    port, process = served.enter_context(
+                        python_app("bench.clients", run.folder, env, *arguments)
+                    )
+                    traffic = Traffic("connect", port, park.by_key)
+                    run.closed(traffic, seconds=1)
+                    candidates[name] = one_round(run, traffic, processes=[process])
+                if NGINX:
+                    before = served.enter_context(nginx(NGINX, run.folder, {"/connect": upstream}, {}))
+                    candidates["nginx"] = one_round(run, Traffic("connect", before, {}))
+                take_turns(run, measure, candidates)
+    lines = [line for form in FORMS for name in names for line in _lines(f"hop, {form}", name)]
+    report.show(run.measures, lines, console, "hop")
+    if not quick:
+        path = report.write(run.measures, lines, "hop", {"rounds": rounds, "clients": installed})
+        console.print(f"Written: {path}")
 
 
-def _pairs(request: Outgoing) -> list[tuple[str, str]]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers]
-
-
-def _kept(headers: Any) -> list[tuple[bytes, bytes]]:
-    """What of an answer's headers goes on, from pairs of text."""
+def _lines(measure: str, name: str) -> list[Line]:
+    label = f"{measure}: {name}"
     return [
-        (name.lower().encode(), value.encode())
-        for name, value in headers
-        if name.lower() in ("content-type", "content-length")
+        Line(f"{label} / nginx", Value(measure, name, "rate"), Value(measure, "nginx", "rate")),
+        Line(f"{label} / aiohttp", Value(measure, name, "rate"), Value(measure, "aiohttp", "rate")),
+        Line(f"{label}: CPU per request", Value(measure, name, "cpu_ms"), unit="ms"),
     ]
 
 
-@asynccontextmanager
-async def with_aiohttp(base: str) -> AsyncIterator[Send]:
-    """aiohttp, with what costs time turned off."""
-    aiohttp, yarl = import_module("aiohttp"), import_module("yarl")
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=CONNECTIONS),
-        timeout=aiohttp.ClientTimeout(total=None),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        auto_decompress=False,
-    ) as session:
-
-        async def send(request: Outgoing) -> Answer:
-            url = yarl.URL(_url(base, request), encoded=True)
-            async with session.request(
-                request.method,
-                url,
-                headers=_pairs(request),
-                data=request.body or None,
-                allow_redirects=False,
-            ) as answer:
-                return Answer(answer.status, _kept(answer.headers.items()), await answer.read())
-
-        yield send
-
-
-@asynccontextmanager
-async def with_httpx(base: str, module: str = "httpx") -> AsyncIterator[Send]:
-    """httpx, and httpx2, which has the same interface."""
-    httpx = import_module(module)
-    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-    async with httpx.AsyncClient(limits=limits, trust_env=False, timeout=10) as client:
-
-        async def send(request: Outgoing) -> Answer:
-            answer = await client.request(
-                request.method, _url(base, request), headers=_pairs(request), content=request.body
-            )
-            return Answer(answer.status_code, _kept(answer.headers.items()), answer.content)
-
-        yield send
-
-
-@asynccontextmanager
-async def with_pyreqwest(base: str) -> AsyncIterator[Send]:
-    """pyreqwest: reqwest of Rust, on a thread of its own."""
-    builder = import_module("pyreqwest.client").ClientBuilder()
-    client = (
-        builder.max_connections(CONNECTIONS)
-        .pool_idle_timeout(timedelta(seconds=2))
-        .connect_timeout(timedelta(seconds=1))
-        .follow_redirects(False)  # noqa: FBT003 - its interface
-        .no_proxy()
-        .http1_only()
-        .build()
-    )
-    async with client:
-
-        async def send(request: Outgoing) -> Answer:
-            prepared = client.request(request.method, _url(base, request)).headers(_pairs(request))
-            if request.body:
-                prepared = prepared.body_bytes(request.body)
-            answer = await prepared.build().send()
-            return Answer(answer.status, _kept(answer.headers.items()), bytes(await answer.bytes()))
-
-        yield send
-
-
-@asynccontextmanager
-async def with_pyqwest(base: str) -> AsyncIterator[Send]:
-    """pyqwest: another of reqwest."""
-    pyqwest = import_module("pyqwest")
-    async with pyqwest.HTTPTransport(http_version=pyqwest.HTTPVersion.HTTP1) as transport:
-        client = pyqwest.Client(transport)
-
-        async def send(request: Outgoing) -> Answer:
-            answer = await client.execute(
-                request.method, _url(base, request), headers=_pairs(request), content=request.body or None
-            )
-            return Answer(answer.status, _kept(answer.headers.items()), answer.content)
-
-        yield send
-
-
-@asynccontextmanager
-async def with_niquests(base: str) -> AsyncIterator[Send]:
-    """niquests."""
-    niquests = import_module("niquests")
-    async with niquests.AsyncSession(
-        pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS, disable_http2=True, disable_http3=True
-    ) as session:
-        session.trust_env = False
-
-        async def send(request: Outgoing) -> Answer:
-            answer = await session.request(
-                request.method, _url(base, request), headers=dict(_pairs(request)), data=request.body or None
-            )
-            return Answer(answer.status_code, _kept(answer.headers.items()), answer.content)
-
-        yield send
-
-
-@asynccontextmanager
-async def with_aiosonic(base: str) -> AsyncIterator[Send]:
-    """aiosonic."""
-    aiosonic = import_module("aiosonic")
-    pools = {":default": import_module("aiosonic.pools").PoolConfig(size=CONNECTIONS)}
-    connector = import_module("aiosonic.connectors").TCPConnector(pool_configs=pools)
-    async with aiosonic.HTTPClient(connector=connector) as client:
-
-        async def send(request: Outgoing) -> Answer:
-            answer = await client.request(
-                _url(base, request), request.method, headers=_pairs(request), data=request.body or None
-            )
-            return Answer(answer.status_code, _kept(answer.headers.items()), await answer.content())
-
-        yield send
-
-
-class _Connection(asyncio.Protocol):
-    """The sketch's: one request at a time, an answer of any length, and nothing of what can go wrong."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._answered: asyncio.Future[Answer] | None = None
-        self._start()
-
-    def _start(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP gives no other
-        self._transport = transport
-
-    def send(self, request: bytes) -> asyncio.Future[Answer]:
-        assert self._transport  # noqa: S101 - it is connected
-        self._answered = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return self._answered
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        lowered = name.lower()
-        if lowered in (b"content-type", b"content-length"):
-            self._headers.append((lowered, value))
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        assert self._answered  # noqa: S101 - it was asked for
-        self._answered.set_result(
-            Answer(self._parser.get_status_code(), self._headers, b"".join(self._body))
-        )
-        self._start()
-
-
-@asynccontextmanager
-async def with_sketch(base: str) -> AsyncIterator[Send]:
-    """asyncio.Protocol and httptools, and nothing else."""
-    address = urlsplit(base)
-    host = f"{address.hostname}:{address.port}".encode()
-    idle: list[_Connection] = []
-
-    async def send(request: Outgoing) -> Answer:
-        if idle:
-            connection = idle.pop()
-        else:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(_Connection, address.hostname, address.port)
-        target = request.path.encode() + (b"?" + request.query if request.query else b"")
-        lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), target, host)]
-        lines += [b"%b: %b" % header for header in request.headers]
-        lines.append(b"content-length: %d\r\n\r\n" % len(request.body))
-        answer = await connection.send(b"\r\n".join(lines) + request.body)
-        idle.append(connection)
-        return answer
-
-    yield send
-
-
-@asynccontextmanager
-async def with_httpx2(base: str) -> AsyncIterator[Send]:
-    """httpx2."""
-    async with with_httpx(base, "httpx2") as send:
-        yield send
-
-
-@asynccontextmanager
-async def with_nothing(_: str) -> AsyncIterator[Send]:
-    """No hop at all: what is left for it to cost."""
-    body = b'{"certifications":"char,tot","auth":true,"clearance":1}'
-
-    async def send(_: Outgoing) -> Answer:
-        return Answer(200, [(b"content-length", b"%d" % len(body))], body)
-
-    yield send
-
-
-OPEN: Mapping[str, Open] = {
-    "aiohttp": with_aiohttp,
-    "pyreqwest": with_pyreqwest,
-    "pyqwest": with_pyqwest,
-    "httpx": with_httpx,
-    "httpx2": with_httpx2,
-    "niquests": with_niquests,
-    "aiosonic": with_aiosonic,
-}
-OF_OUR_OWN: Mapping[str, Open] = {"sketch": with_sketch, "no hop": with_nothing}
-
-
-def forwarder(open_client: Open, base: str) -> Any:
-    """An ASGI app that forwards, and does nothing else."""
-    send_on: Send | None = None
-    opened = open_client(base)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        nonlocal send_on
-        if scope["type"] == "lifespan":
-            await receive()
-            send_on = await opened.__aenter__()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await opened.__aexit__(None, None, None)
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        headers = [header for header in scope["headers"] if header[0] != b"host"]
-        assert send_on  # noqa: S101 - it was opened at the start
-        answer = await send_on(
-            Outgoing(scope["method"], scope["path"], scope["query_string"], headers)
-        )
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": answer.body})
-
-    return app
-
-
-class Hop:
-    """Takes the place of the gateway's `Upstreams`."""
-
-    def __init__(self, open_client: Open, base: str) -> None:
-        self._opened = open_client(base)
-        self._send: Send | None = None
-
-    async def __aenter__(self) -> "Hop":
-        self._send = await self._opened.__aenter__()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._opened.__aexit__(None, None, None)
-
-    async def send(self, _: str, request: Outgoing) -> Answer:
-        assert self._send  # noqa: S101 - it was entered
-        async with asyncio.timeout(request.seconds):
-            return await self._send(request)
-
-
-def serve(port: int, client: str, form: str, base: str) -> None:
-    """The process of one candidate."""
-    open_client = (OPEN | OF_OUR_OWN)[client]  # type: ignore[operator] # both are dicts
-    if form == "alone":
-        uvicorn.run(
-            forwarder(open_client, base),
-            port=port,
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
-        return
-
-    def upstreams(_: GatewaySettings, __: Apps) -> Hop:
-        return Hop(open_client, base)
-
-    gateway.main.Upstreams = upstreams  # type: ignore[attr-defined,misc,assignment] # what is measured takes its place
-    settings = read_settings(GatewaySettings, port=port)
-    run_app(gateway.main.create(settings), settings, "gateway")
+if __name__ == "__main__":
+    typer.run(main)

@@ -101,7 +101,7 @@ class Park:
 
 @contextmanager
 def open_park(folder: Path) -> Iterator[Park]:
-    """The servers with migrated databases, seeded people and a key; all gone at the end."""
+    """The servers with migrated, empty databases and a key; all gone at the end."""
     with ExitStack() as stack:
         mongo, nats = mongod(folder), nats_server(folder)
         running = {
@@ -119,9 +119,13 @@ def open_park(folder: Path) -> Iterator[Park]:
         )
         key = asyncio.run(_prepare(settings))
         client: MongoClient[dict[str, Any]] = stack.enter_context(MongoClient(mongo.url))
-        for database in ("accounts", "plain_accounts"):
-            client[database].accounts.insert_many(account(FIRST_PERSON + n) for n in range(WITH_ACCOUNT))
         yield Park(folder, settings, client, key, running)
+
+
+def add_people(park: Park) -> None:
+    """The people whom the traffic asks for, those with an account."""
+    for database in ("accounts", "plain_accounts"):
+        park.mongo[database].accounts.insert_many(account(FIRST_PERSON + n) for n in range(WITH_ACCOUNT))
 
 
 async def _prepare(settings: Settings) -> str:

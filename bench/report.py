@@ -4,6 +4,7 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import goals
-from bench.goals import LINES
-from bench.measures import Measures, Value
+from bench.measures import Line, Measures, Value
 from bench.started import ROOT
 
 RESULTS = Path(__file__).with_name("results")
@@ -36,13 +36,13 @@ _PACKAGES = (
 )
 
 
-def show(measures: Measures, console: Console, kind: str) -> None:
+def show(measures: Measures, lines: Sequence[Line], console: Console, kind: str) -> None:
     """Print the table, beside the last committed result of this kind of run."""
     last = _last_committed(kind)
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "median", "min..max", "goal", "reached", "last committed"):
         table.add_column(column, justify="left" if not column else "right")
-    for row in rows(measures):
+    for row in rows(measures, lines):
         before = last.get(row["name"]) if last else None
         reached = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row["reached"]]
         table.add_row(
@@ -60,13 +60,14 @@ def show(measures: Measures, console: Console, kind: str) -> None:
     console.print(table)
     for note in measures.notes:
         console.print(f"[yellow]{note}[/]")
-    judged = [row["reached"] for row in rows(measures) if row["reached"] is not None]
-    console.print(f"{sum(judged)} of {len(judged)} goals are reached.")
+    judged = [row["reached"] for row in rows(measures, lines) if row["reached"] is not None]
+    if judged:
+        console.print(f"{sum(judged)} of {len(judged)} goals are reached.")
 
 
-def rows(measures: Measures) -> list[dict[str, Any]]:
+def rows(measures: Measures, lines: Sequence[Line]) -> list[dict[str, Any]]:
     """The lines that were measured, with what came out."""
-    found = ((line, measures.spread(line)) for line in LINES)
+    found = ((line, measures.spread(line)) for line in lines)
     return [
         {
             "name": line.name,
@@ -81,8 +82,8 @@ def rows(measures: Measures) -> list[dict[str, Any]]:
     ]
 
 
-def write(measures: Measures, kind: str, options: dict[str, Any]) -> Path:
-    """Write the JSON file and the plot; answers the file."""
+def write(measures: Measures, lines: Sequence[Line], kind: str, options: dict[str, Any]) -> Path:
+    """Write the JSON file; answers its path."""
     RESULTS.mkdir(exist_ok=True)
     now = datetime.now(UTC)
     path = RESULTS / f"{kind}-{now:%Y-%m-%dT%H-%M-%S}.json"
@@ -90,12 +91,11 @@ def write(measures: Measures, kind: str, options: dict[str, Any]) -> Path:
         "at": now.isoformat(timespec="seconds"),
         "options": options,
         **about(),
-        "lines": rows(measures),
+        "lines": rows(measures, lines),
         "notes": measures.notes,
         "rounds": measures.rounds,
     }
     path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    plot(measures, path.with_suffix(".svg"))
     return path
 
 

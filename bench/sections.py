@@ -54,10 +54,10 @@ class Run:
     folder: Path
     rounds: int
     seconds: int
-    idle_seconds: float
-    watch_seconds: float
-    events: int
     console: Console
+    idle_seconds: float = 20
+    watch_seconds: float = 8
+    events: int = 100_000
     measures: Measures = field(default_factory=Measures)
     workers: Iterator[tuple[int, int]] = field(
         default_factory=lambda: ((FIRST_PERSON + number, POINTS) for number in itertools.count())
@@ -141,13 +141,13 @@ def static(run: Run, park: Park) -> None:
             )
         )
         candidates = {
-            "gateway": _connect(run, Traffic("connect", port, park.by_key), processes=[gateway]),
-            "no proxy": _connect(run, Traffic("connect", upstream, {})),
+            "gateway": one_round(run, Traffic("connect", port, park.by_key), processes=[gateway]),
+            "no proxy": one_round(run, Traffic("connect", upstream, {})),
         }
         if NGINX:
             before = stack.enter_context(nginx(NGINX, run.folder, {"/connect": upstream}, {}))
-            candidates[goals.NGINX] = _connect(run, Traffic("connect", before, {}))
-        _take_turns(run, goals.STATIC, candidates)
+            candidates[goals.NGINX] = one_round(run, Traffic("connect", before, {}))
+        take_turns(run, goals.STATIC, candidates)
 
 
 def connect(run: Run, park: Park) -> None:
@@ -177,9 +177,11 @@ def connect(run: Run, park: Park) -> None:
         ):
             measure = f"/connect, {connections} connection{'s' if connections > 1 else ''}"
             candidates = {
-                name: _connect(run, one, connections) for name, one in traffic.items() if name not in left_out
+                name: one_round(run, one, connections)
+                for name, one in traffic.items()
+                if name not in left_out
             }
-            _take_turns(run, measure, candidates)
+            take_turns(run, measure, candidates)
         run.note("memory", goals.ONE, {"python_mb": memory_mb(ups[goals.ONE].python())})
         run.note("memory", goals.HTTP, {"python_mb": memory_mb(ups[goals.HTTP].python())})
 
@@ -280,12 +282,12 @@ def consumer(run: Run, park: Park) -> None:
     work("empty")
 
 
-def _connect(
+def one_round(
     run: Run, traffic: Traffic, connections: int = CONNECTIONS, processes: Sequence[psutil.Process] = ()
 ) -> Callable[[], dict[str, float]]:
     """A round of load, and the CPU that these processes spent on each request."""
 
-    def one_round() -> dict[str, float]:
+    def go() -> dict[str, float]:
         before = cpu_seconds(processes)
         answered = run.closed(traffic, connections)
         numbers = _numbers(answered)
@@ -293,10 +295,11 @@ def _connect(
             numbers["cpu_ms"] = (cpu_seconds(processes) - before) / answered.requests * 1000
         return numbers
 
-    return one_round
+    return go
 
 
-def _take_turns(run: Run, measure: str, candidates: Mapping[str, Callable[[], dict[str, float]]]) -> None:
+def take_turns(run: Run, measure: str, candidates: Mapping[str, Callable[[], dict[str, float]]]) -> None:
+    """Every candidate once in each round."""
     for number in range(run.rounds):
         for name in _rotated(list(candidates), number):
             run.note(measure, name, candidates[name]())

@@ -13,6 +13,9 @@ PEOPLE = 5_000
 """Whom /connect and /profile ask for; the last fifth of them has no account."""
 WITH_ACCOUNT = PEOPLE * 4 // 5
 
+_STRIDE = 7_919
+"""People follow each other by this much, so that neighbours in an index are not neighbours in time."""
+
 Kind = Literal["connect", "profile", "log"]
 
 
@@ -50,15 +53,15 @@ def request_maker(traffic: Traffic) -> Callable[[], bytes]:
         def log() -> bytes:
             number = next(counter)
             return (
-                f"POST /log?place={PLACE}&id={first + number % people}&duration=60&training=false"
+                f"POST /log?place={PLACE}&id={first + number * _STRIDE % people}&duration=60&training=false"
                 f"&server=server-{number % 50}&ended_at={int(time.time())}{end}"
                 f"Idempotency-Key: {traffic.run}-{number}\r\nContent-Length: 0\r\n\r\n"
             ).encode()
 
         return log
-    path = "/profile?id=" if traffic.kind == "profile" else f"/connect?place={PLACE}&training=false&id="
-    asked = [f"GET {path}{first + number}{end}\r\n".encode() for number in range(people)]
-    return itertools.cycle(asked).__next__
+
+    path = _path(traffic)
+    return lambda: f"GET {path}{first + next(counter) * _STRIDE % people}{end}\r\n".encode()
 
 
 def lua(traffic: Traffic) -> str:
@@ -66,13 +69,12 @@ def lua(traffic: Traffic) -> str:
     headers = "\n".join(
         f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in traffic.headers.items()
     )
-    path = "/profile?id=" if traffic.kind == "profile" else f"/connect?place={PLACE}&training=false&id="
     make = (
         f"""\
 request = function()
   local path = string.format(
     "/log?place={PLACE}&id=%.0f&duration=60&training=false&server=server-%d&ended_at=%d",
-    {traffic.first} + number % {traffic.people}, number % 50, os.time())
+    {traffic.first} + number * {_STRIDE} % {traffic.people}, number % 50, os.time())
   wrk.headers["Idempotency-Key"] = "{traffic.run}-" .. number
   number = number + 1
   return wrk.format("POST", path)
@@ -81,10 +83,10 @@ end"""
         else f"""\
 local asked = {{}}
 request = function()
-  local place = number % {traffic.people}
+  local place = number * {_STRIDE} % {traffic.people}
   number = number + 1
   if not asked[place] then
-    asked[place] = wrk.format("GET", string.format("{path}%.0f", {traffic.first} + place))
+    asked[place] = wrk.format("GET", string.format("{_path(traffic)}%.0f", {traffic.first} + place))
   end
   return asked[place]
 end"""
@@ -101,3 +103,8 @@ done = function(summary, latency, requests)
     latency:percentile(90) / 1e3, latency:percentile(99) / 1e3, latency:percentile(99.9) / 1e3, latency.max / 1e3))
 end
 """
+
+
+def _path(traffic: Traffic) -> str:
+    """What the id is put after."""
+    return "/profile?id=" if traffic.kind == "profile" else f"/connect?place={PLACE}&training=false&id="

@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import permutations
 from math import floor
@@ -25,14 +26,14 @@ from hypothesis.stateful import (
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
 from common.errors import InvalidQuery, Unavailable
-from common.events import CertificationGranted, CertificationRevoked
+from common.events import CertificationGranted, CertificationRevoked, new_id
 from common.mongo import Database, Document, connect
 from common.peers import Apps
 from shifts import main as shifts
 from shifts.errors import InvalidCertification, KeyReused
 from shifts.handlers import on_certification_changed
-from shifts.models import LogQuery
-from shifts.service import Shifts, uncovered_seconds
+from shifts.models import Claim, LogQuery, Shift
+from shifts.service import Shifts, repeats, uncovered_seconds
 from shifts.settings import ShiftsSettings
 from tests.contracts.park import changed_config
 from tests.support import Servers, running, unique_id
@@ -183,7 +184,7 @@ class GameServers(RuleBasedStateMachine):
     replica = strategies.integers(0, 1)
     durations = strategies.sampled_from([1, 20, 59, 61, 600, 601, HOUR, 13 * HOUR])
     pauses = strategies.sampled_from([1, 9, 10, 11, 40, 290, 300, HOUR, DAY, 7 * DAY])
-    ages = strategies.sampled_from([-61, -60, 0, 1, 30, 300, HOUR, 7 * DAY, 7 * DAY + 1])
+    ages = strategies.sampled_from([-61, -60, -30, -5, 0, 1, 300, HOUR, 7 * DAY, 7 * DAY + 1])
 
     def __init__(self, replicas: Replicas, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -373,12 +374,44 @@ def _query(**params: Any) -> LogQuery:
 
 moments = strategies.integers(0, 60)
 intervals = strategies.tuples(moments, moments).map(lambda pair: (min(pair), max(pair)))
+QUICK = settings(settings.get_profile("ci"), max_examples=500)
 
 
-@settings(settings.get_profile("ci"), max_examples=500)
+@QUICK
 @given(intervals, strategies.lists(intervals, max_size=6))
 def test_uncovered_seconds_are_those_of_no_covered_interval(
     interval: tuple[int, int], covered: list[tuple[int, int]]
 ) -> None:
     seconds = set(range(*interval)).difference(*(range(*one) for one in covered))
     assert uncovered_seconds(*interval, covered) == len(seconds)
+
+
+@QUICK
+@given(strategies.integers(1, 12), strategies.lists(strategies.integers(-15, 15), max_size=4))
+def test_a_bare_request_repeats_a_shift_with_which_it_shares_more_than_half_its_seconds(
+    duration: int, starts: list[int]
+) -> None:
+    shared = [len({*range(duration)} & {*range(start, start + duration)}) for start in starts]
+    claim = Claim(1, 1001, "a", False, duration, None, duration, "north", None, True)
+    recorded = [_recorded(start, duration) for start in starts]
+    assert repeats(claim, None, recorded) == any(2 * seconds > duration for seconds in shared)
+
+
+def _recorded(start: int, duration: int) -> Shift:
+    return Shift(
+        id=new_id(),
+        user=1,
+        place=1001,
+        server="a",
+        training=False,
+        duration=duration,
+        given_ended_at=None,
+        started_at=start,
+        ended_at=start + duration,
+        credited_seconds=0,
+        points=0,
+        flags=(),
+        key="north",
+        idempotency_key=None,
+        logged_at=datetime.now(UTC),
+    )
