@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -96,7 +96,7 @@ async def with_pyreqwest(base: str) -> AsyncIterator[Send]:
         builder.max_connections(CONNECTIONS)
         .pool_idle_timeout(timedelta(seconds=2))
         .connect_timeout(timedelta(seconds=1))
-        .follow_redirects(False)  # noqa: FBT003 - its interface
+        .follow_redirects(False)
         .no_proxy()
         .http1_only()
         .build()
@@ -178,8 +178,7 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP gives no other
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes) -> asyncio.Future[Answer]:
         assert self._transport  # noqa: S101 - it is connected
@@ -208,7 +207,7 @@ class _Connection(asyncio.Protocol):
 async def with_sketch(base: str) -> AsyncIterator[Send]:
     """asyncio.Protocol and httptools, and nothing else."""
     address = urlsplit(base)
-    host = f"{address.hostname}:{address.port}".encode()
+    host, port = address.hostname or "", address.port or 80
     idle: list[_Connection] = []
 
     async def send(request: Outgoing) -> Answer:
@@ -216,9 +215,9 @@ async def with_sketch(base: str) -> AsyncIterator[Send]:
             connection = idle.pop()
         else:
             loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(_Connection, address.hostname, address.port)
+            _, connection = await loop.create_connection(_Connection, host, port)
         target = request.path.encode() + (b"?" + request.query if request.query else b"")
-        lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), target, host)]
+        lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), target, address.netloc.encode())]
         lines += [b"%b: %b" % header for header in request.headers]
         lines.append(b"content-length: %d\r\n\r\n" % len(request.body))
         answer = await connection.send(b"\r\n".join(lines) + request.body)

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from bench import report
-from bench.clients import CLIENTS, KEPT_WELL, NO_HOP, SKETCH
+from bench.clients import KEPT_WELL, NO_HOP, SKETCH
 from bench.measures import Line, Value
 from bench.park import open_park
 from bench.sections import NGINX, Run, generator, one_round, take_turns
@@ -53,9 +53,8 @@ def main(
                 candidates = {}
                 for name in names:
                     arguments = (name, form, f"http://127.0.0.1:{upstream}")
-                    env = park.env
                     port, process = served.enter_context(
-                        python_app("bench.clients", run.folder, env, *arguments)
+                        python_app("bench.clients", run.folder, park.env, *arguments)
                     )
                     traffic = Traffic("connect", port, park.by_key)
                     run.closed(traffic, seconds=1)

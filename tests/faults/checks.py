@@ -24,6 +24,7 @@ class Wrong(StrEnum):
     ANSWER = "wrong answer"
     LEFT_BEHIND = "left behind"
     NOT_SERVED = "not served again"
+    BROKEN_OFF = "broken off"
 
 
 @dataclass(frozen=True)

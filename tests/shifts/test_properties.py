@@ -374,7 +374,7 @@ def _query(**params: Any) -> LogQuery:
 
 moments = strategies.integers(0, 60)
 intervals = strategies.tuples(moments, moments).map(lambda pair: (min(pair), max(pair)))
-QUICK = settings(settings.get_profile("ci"), max_examples=500)
+QUICK = settings(settings.get_profile("ci"), max_examples=300)
 
 
 @QUICK
@@ -393,11 +393,11 @@ def test_a_bare_request_repeats_a_shift_with_which_it_shares_more_than_half_its_
 ) -> None:
     shared = [len({*range(duration)} & {*range(start, start + duration)}) for start in starts]
     claim = Claim(1, 1001, "a", False, duration, None, duration, "north", None, True)
-    recorded = [_recorded(start, duration) for start in starts]
+    recorded = [_shift(start, duration) for start in starts]
     assert repeats(claim, None, recorded) == any(2 * seconds > duration for seconds in shared)
 
 
-def _recorded(start: int, duration: int) -> Shift:
+def _shift(start: int, duration: int) -> Shift:
     return Shift(
         id=new_id(),
         user=1,

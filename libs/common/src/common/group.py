@@ -92,7 +92,7 @@ class Applications(_Table):
 
     trainee_rank: str
     longest_answer: int = Field(4000, ge=1, le=40_000)
-    keep_days: int = Field(30, ge=1)
+    keep_days: int = Field(30, ge=1, le=3650)
     questions: Mapping[Literal["q1", "q2", "q3", "q4"], str] = Field(default_factory=dict)
 
 

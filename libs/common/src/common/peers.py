@@ -75,7 +75,7 @@ class Peer:
         raise Unavailable(self.name)
 
     def _read(self, answer: httpx.Response) -> dict[str, Any]:
-        if answer.status_code in (500, 503, 504):
+        if answer.status_code in (401, 500, 503, 504):  # 401: our token is not theirs, which no caller can mend
             raise Unavailable(self.name)
         body: dict[str, Any] = answer.json()
         if answer.is_error:
