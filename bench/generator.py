@@ -14,7 +14,7 @@ import selectors
 import sys
 import time
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,15 +31,19 @@ class Tally:
 
     def __init__(self, kinds: Sequence[str]) -> None:
         self.seconds = {kind: array("d") for kind in kinds}
-        self.failed = dict.fromkeys(kinds, 0)
+        self.failed: dict[str, Counter[int]] = {kind: Counter() for kind in kinds}
 
     def summary(self, elapsed: float) -> dict[str, Any]:
-        """Requests per second that succeeded and milliseconds of all answers, by kind."""
+        """By kind: requests per second that succeeded, milliseconds of all, and how often which status came.
+
+        Status 0 is a connection that was lost, or no answer in time.
+        """
         return {
             kind: {
-                "rate": (len(seconds) - self.failed[kind]) / elapsed,
+                "rate": (len(seconds) - self.failed[kind].total()) / elapsed,
                 "requests": len(seconds),
-                "failed": self.failed[kind],
+                "failed": self.failed[kind].total(),
+                "statuses": self.failed[kind],
                 **_percentiles(seconds),
             }
             for kind, seconds in self.seconds.items()
@@ -192,7 +196,8 @@ class Generator:
 
     def _note(self, kind: str, due: float, status: int) -> None:
         self._tally.seconds[kind].append(time.perf_counter() - due)
-        self._tally.failed[kind] += not 200 <= status < 300
+        if not 200 <= status < 300:
+            self._tally.failed[kind][status] += 1
 
 
 def _turns(shares: Sequence[tuple[Kind, int]]) -> list[Kind]:

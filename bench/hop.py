@@ -80,4 +80,6 @@ def _lines(measure: str, name: str) -> list[Line]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -6,9 +6,9 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Answered:
     p999: float
     max: float
     sender_cores: float = 0.0
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    """How often which status came, of those that failed; wrk does not tell."""
 
 
 def generator_name() -> str:

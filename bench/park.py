@@ -122,10 +122,12 @@ def open_park(folder: Path) -> Iterator[Park]:
         yield Park(folder, settings, client, key, running)
 
 
-def add_people(park: Park) -> None:
+def add_people(park: Park, points: int = POINTS) -> None:
     """The people whom the traffic asks for, those with an account."""
     for database in ("accounts", "plain_accounts"):
-        park.mongo[database].accounts.insert_many(account(FIRST_PERSON + n) for n in range(WITH_ACCOUNT))
+        park.mongo[database].accounts.insert_many(
+            account(FIRST_PERSON + n, points) for n in range(WITH_ACCOUNT)
+        )
 
 
 async def _prepare(settings: Settings) -> str:
@@ -143,7 +145,7 @@ async def _prepare(settings: Settings) -> str:
         )
 
 
-def account(user: int, points: int = POINTS) -> dict[str, Any]:
+def account(user: int, points: int) -> dict[str, Any]:
     """The document of somebody who has worked here for a while."""
     held = {code: {"held": True, "version": 1} for code in ("char", "tot", "mtp")[: user % 4]}
     return {

@@ -312,7 +312,9 @@ def _rotated(items: Sequence[T], number: int) -> list[T]:
 
 
 def _numbers(answered: Answered) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(answered).items()}
+    numbers = asdict(answered)
+    del numbers["statuses"]
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _delays(seen: Sequence[Seen]) -> dict[str, float]:

@@ -12,12 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import linear_regression, median
 from typing import Annotated, Any
 
-import psutil
 import pygal  # type: ignore[import-untyped] # it has no types
 import typer
 from pygal.style import CleanStyle  # type: ignore[import-untyped] # it has no types
@@ -27,9 +25,9 @@ from rich.progress import track
 from bench import report
 from bench.load import open_or_closed, sending
 from bench.measures import Line, Measures, Value
-from bench.park import POINTS, Park, add_people, open_park
+from bench.park import Park, add_people, open_park
 from bench.started import CALLBOARD, ROOT, Callboard, callboard, memory_mb
-from bench.traffic import FIRST_PERSON, Traffic, new_shifts
+from bench.traffic import FIRST_PERSON, Traffic
 from bench.visible import watch
 
 CONNECTIONS = 32
@@ -67,14 +65,16 @@ def main(
     form = "processes" if processes else "one process"
     measures = Measures()
     with tempfile.TemporaryDirectory(prefix="callboard-soak-") as folder, open_park(Path(folder)) as park:
-        add_people(park)
+        add_people(park, points=0)  # as no shift was ever logged
         with callboard(form, park.folder / "callboard", park.env) as up:
-            mix = _mix(up.port, park)
-            open_or_closed(mix, CONNECTIONS, 2, rate=None)
-            peak = sum(part.rate for part in open_or_closed(mix, CONNECTIONS, 5, rate=None).values())
+            open_or_closed(_mix(up.port, park), CONNECTIONS, 2, rate=None)
+            at_peak = open_or_closed(_mix(up.port, park), CONNECTIONS, 5, rate=None)
+            peak = sum(part.rate for part in at_peak.values())
             park.settle()
-            console.print(f"The peak of this mix is {peak:,.0f} requests per second; half of that from now on.")
-            windows = _soak(up, park, peak / 2, minutes * 60)
+            console.print(
+                f"The peak of this mix is {peak:,.0f} requests per second; half of that from now on."
+            )
+            windows = _soak(up, park, peak / 2, minutes * 60, console)
             park.settle()
             verified = _verify(up)
     for window in windows:
@@ -97,9 +97,9 @@ def _mix(port: int, park: Park) -> list[Traffic]:
     ]
 
 
-def _soak(up: Callboard, park: Park, rate: float, seconds: float) -> list[dict[str, float]]:
+def _soak(up: Callboard, park: Park, rate: float, seconds: float, console: Console) -> list[dict[str, float]]:
     watched_rate = min(2.0, WATCHED / seconds)
-    people = ((FIRST_PERSON + number, POINTS) for number in itertools.count())
+    people = ((FIRST_PERSON + number, 0) for number in itertools.count())
     windows: list[dict[str, float]] = []
     count = max(1, round(seconds / WINDOW_SECONDS))
     with sending(
@@ -107,10 +107,11 @@ def _soak(up: Callboard, park: Park, rate: float, seconds: float) -> list[dict[s
     ) as answers:
         for _ in track(range(count), "Soaking", disable=not sys.stdout.isatty()):
             # Shorter than the window by what the last of them may take to be seen.
-            seen = asyncio.run(
-                watch(up.port, park.by_key, people, watched_rate, WINDOW_SECONDS - 2)
-            )
+            seen = asyncio.run(watch(up.port, park.by_key, people, watched_rate, WINDOW_SECONDS - 2))
             told = next(answers)
+            for kind, part in told.items():
+                if part["failed"]:
+                    console.print(f"[yellow]/{kind} was answered with {part['statuses']}[/]")
             delays = [one.visible or 10_000.0 for one in seen]
             windows.append(
                 {
@@ -118,7 +119,9 @@ def _soak(up: Callboard, park: Park, rate: float, seconds: float) -> list[dict[s
                     "mongod_mb": memory_mb([park.servers["mongod"]]),
                     "nats_mb": memory_mb([park.servers["nats-server"]]),
                     "visible_ms": median(delays) if delays else 0.0,
-                    **{f"{kind}_{name}": told[kind][name] for kind in told for name in ("rate", "p50", "p99")},
+                    **{
+                        f"{kind}_{name}": told[kind][name] for kind in told for name in ("rate", "p50", "p99")
+                    },
                     "failed": sum(part["failed"] for part in told.values()),
                     "requests": sum(part["requests"] for part in told.values()),
                 }
@@ -128,7 +131,10 @@ def _soak(up: Callboard, park: Park, rate: float, seconds: float) -> list[dict[s
 
 def _verify(up: Callboard) -> dict[str, Any]:
     result = subprocess.run(  # noqa: S603 - our own
-        [CALLBOARD, "verify", "--json", "--data-dir", up.folder], cwd=ROOT, stdout=subprocess.PIPE, check=False
+        [CALLBOARD, "verify", "--json", "--data-dir", up.folder],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=False,
     )
     told: dict[str, Any] = json.loads(result.stdout)
     return told
@@ -173,10 +179,16 @@ def _plot(windows: list[dict[str, float]], path: Path) -> None:
     chart.x_labels = [f"{number * WINDOW_SECONDS / 60:.0f}" for number in range(len(windows))]
     for label, name in (("Python", "python_mb"), ("mongod", "mongod_mb"), ("nats-server", "nats_mb")):
         chart.add(label, [window[name] for window in windows])
-    for label, name in (("points visible", "visible_ms"), ("/connect p99", "connect_p99"), ("/log p99", "log_p99")):
+    for label, name in (
+        ("points visible", "visible_ms"),
+        ("/connect p99", "connect_p99"),
+        ("/log p99", "log_p99"),
+    ):
         chart.add(label, [window[name] for window in windows], secondary=True)
     chart.render_to_file(str(path))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

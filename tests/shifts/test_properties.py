@@ -208,9 +208,10 @@ class GameServers(RuleBasedStateMachine):
         training=strategies.sampled_from([False, False, True]),
         duration=durations,
         age=strategies.none() | ages,
-        number=strategies.none() | strategies.integers(0, 2),
+        number=strategies.none() | strategies.integers(0, 5),
         key=strategies.sampled_from(["north", "south"]),
         arrives_at=strategies.none() | replica,
+        again_after=strategies.none() | pauses,
     )
     def somebody_works_again(
         self,
@@ -219,27 +220,33 @@ class GameServers(RuleBasedStateMachine):
         number: int | None,
         key: str,
         arrives_at: int | None,
+        again_after: int | None,
         **params: Any,
     ) -> Request:
-        """A request is made, and sent now, later, or never."""
+        """A request is made, and sent now, twice, later, or never."""
         ended_at = None if age is None else self._now - age
         query = _query(id=self._users[person], ended_at=ended_at, **params)
         request = Request(query, None if number is None else f"{self._users[0]}-{number}", key)
         if arrives_at is not None:
             self.requests_arrive_at_once([(request, arrives_at, 0)])
+        if arrives_at is not None and again_after is not None:
+            self.time_passes(again_after)
+            self.requests_arrive_at_once([(request, 1 - arrives_at, 0)])
         return request
 
     @rule(
         target=made,
         request=made,
         change=strategies.sampled_from(
-            [{"server": "c"}, {"place": 1001}, {"training": True}, {"duration": 600}, {"ended_at": NOW}]
+            [{"server": "c"}, {"training": True}, {"duration": 600}, {"ended_at": NOW}, {"id": 0}, {"id": 1}]
         ),
         replicas=strategies.tuples(replica, replica),
     )
     def a_request_and_another_like_it_arrive_at_once(
         self, request: Request, change: dict[str, Any], replicas: tuple[int, int]
     ) -> Request:
+        if "id" in change:
+            change = {"id": self._users[change["id"]]}
         other = replace(request, query=request.query.model_copy(update=change))
         self.requests_arrive_at_once([(request, replicas[0], 0), (other, replicas[1], 0)])
         return other
@@ -249,11 +256,9 @@ class GameServers(RuleBasedStateMachine):
         query = request.query.model_copy(update={"ended_at": None}) if is_bare else request.query
         return Request(query, None, request.key)
 
-    @rule(request=made, replica=replica, seconds=pauses)
-    def a_request_arrives_again_later(self, request: Request, replica: int, seconds: int) -> None:
-        self.requests_arrive_at_once([(request, replica, 0)])
+    @rule(seconds=pauses)
+    def time_passes(self, seconds: int) -> None:
         self._now += seconds
-        self.requests_arrive_at_once([(request, replica, 0)])
 
     @rule(
         sent=strategies.lists(

@@ -141,11 +141,15 @@ class Machine:
     def client(self, key: str = "roblox", **options: Any) -> httpx.AsyncClient:
         """A client of the gateway with a key of this scope, and from place 1001. Close it when done."""
         return httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{self.components['gateway'].port}",
+            base_url=f"http://127.0.0.1:{self._gateway.port}",
             headers={"x-api-key": self.keys[key], "Roblox-Id": "1001"},
             trust_env=False,
             **{"timeout": 30, "limits": httpx.Limits(max_connections=None)} | options,
         )
+
+    @property
+    def _gateway(self) -> Component:
+        return self.components.get("gateway") or self.components["callboard"]
 
     def service(self, name: str) -> httpx.AsyncClient:
         """A client of a service, past the gateway. Close it when done."""

@@ -57,7 +57,7 @@ class Upstreams:
     async def __aenter__(self) -> "Upstreams":
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=512, keepalive_timeout=LONGEST_IDLE_SECONDS
+                limit=0, limit_per_host=CONNECTIONS_TO_A_REPLICA, keepalive_timeout=LONGEST_IDLE_SECONDS
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),

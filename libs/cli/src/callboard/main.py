@@ -252,7 +252,16 @@ def people_import(
 
 
 @app.command()
-def verify(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+def verify(
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Set totals to what the ledger adds up to, and publish again what is missing."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
     """Check that every shift is counted exactly once; status 1 if not."""
     from rich.progress import Progress
 
@@ -269,9 +278,9 @@ def verify(as_json: AsJson = False, data_dir: DataDir = None) -> None:
             )
             progress.update(task, completed=done, total=max(done, total))
 
-        report = _run(verifying.verify(_settings(data_dir), advance))
+        report = _run(verifying.verify(_settings(data_dir), advance, repair=repair))
     if as_json:
-        _show_json({"ok": report.is_good, **asdict(report)})
+        _show_json(report.to_json())
     else:
         typer.echo("\n".join(report.sentences()))
     raise typer.Exit(0 if report.is_good else 1)

@@ -1,224 +1,209 @@
-"""Is every shift counted exactly once? Shifts, ledger and totals are compared, one by one."""
+"""Is every shift counted exactly once? What the services keep is compared, one by one, and mended if asked."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import pymongo
-from pymongo import ASCENDING
 
-from accounts.repository import ACCOUNTS, LEDGER
 from callboard.access import open_database
+from callboard.books import (
+    Comparison,
+    CopiesOfCertifications,
+    Databases,
+    LedgerOfShifts,
+    Pair,
+    TotalsOfLedger,
+)
 from callboard.databases import DATABASES
 from common.bus import DEAD_LETTERS
-from common.mongo import Database, Document, Documents
 from common.outbox import OUTBOX
 from common.settings import Settings
-from shifts.repository import SHIFTS
 
-_PATIENCE_SECONDS = 10.0
-_BATCH = 10_000
-_RECHECKED = 1_000
+_PAUSE_SECONDS = 0.2
+_ADVANCE_EVERY = 1_000
+_AT_ONCE = 1_000
 _TOLD = 20
 _LONGEST_SECONDS = 6 * 3600.0
+
+_COUNTED = ("shifts", "ledger_entries", "people", "points", "certifications")
+_MENDED = {
+    "shifts": ("shift published again", "shifts published again"),
+    "totals": ("total corrected", "totals corrected"),
+    "certifications": ("certification published again", "certifications published again"),
+}
 
 Advance = Callable[[str, int, int], None]
 """Told what is being compared, how many are done, and of how many (about)."""
 
-Value = TypeVar("Value")
-
 
 @dataclass
 class Report:
-    """What was compared, and what is wrong; `differences` are sentences, the first thousand of them."""
+    """What was compared, and what is wrong: `differences` are sentences, the first thousand of them.
 
-    people: int = 0
-    points: int = 0
-    shifts: int = 0
-    ledger_entries: int = 0
+    After a repair, `found` is what was wrong before it, and `repairs` how much of it was mended, by kind;
+    None without one.
+    """
+
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
     unsent_events: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     differences: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    repairs: dict[str, int] | None = None
 
     @property
     def is_good(self) -> bool:
         """Whether nothing is wrong."""
         return not (self.differences or any(self.unsent_events.values()) or any(self.dead_letters.values()))
 
+    def to_json(self) -> dict[str, Any]:
+        """The report for programs."""
+        report = asdict(self)
+        return {"ok": self.is_good, **report.pop("counts"), **report}
+
     def sentences(self) -> list[str]:
         """The report for people: what is wrong, the first of it in detail, and the sum of it all."""
-        told = self.differences[:_TOLD]
-        if len(self.differences) > _TOLD:
-            told.append(f"... and {len(self.differences) - _TOLD} more differences.")
-        for what, counts in (("unsent events", self.unsent_events), ("dead letters", self.dead_letters)):
-            told += [f"{service} has {count} {what}." for service, count in counts.items() if count]
-        sums = f"{self.shifts} shifts, {self.ledger_entries} ledger entries, {self.points} points of {self.people} people"
+        told = [f"Found: {difference}" for difference in _first(self.found)]
+        if self.repairs is not None:
+            mended = [_number(count, *_MENDED[what]) for what, count in self.repairs.items() if count]
+            told.append(f"Mended: {', '.join(mended) or 'nothing'}.")
+        told += _first(self.differences)
+        for counts, one, many in (
+            (self.unsent_events, "unsent event", "unsent events"),
+            (self.dead_letters, "dead letter", "dead letters"),
+        ):
+            told += [
+                f"{service} has {_number(count, one, many)}." for service, count in counts.items() if count
+            ]
+        sums = ", ".join(
+            (
+                _number(self.counts["shifts"], "shift", "shifts"),
+                _number(self.counts["ledger_entries"], "ledger entry", "ledger entries"),
+                f"{_number(self.counts['points'], 'point', 'points')} of "
+                f"{_number(self.counts['people'], 'person', 'people')}",
+                _number(self.counts["certifications"], "certification", "certifications"),
+            )
+        )
         return [*told, f"{sums}: {'all add up' if self.is_good else 'NOT in order'}."]
 
 
-async def verify(settings: Settings, advance: Advance) -> Report:
-    """Compare totals, ledger and shifts; wait up to ten seconds for what is under way.
+async def verify(
+    settings: Settings, advance: Advance, *, repair: bool = False, patience_seconds: float = 10.0
+) -> Report:
+    """Compare shifts, ledger, totals and certifications, and wait a little for what is under way.
 
-    Works through the data in order and in batches, so it may be large, and Callboard may be running.
+    Works through the data in order and in batches, so it may be large, and Callboard may be running. With
+    `repair`, what can be mended is mended, and all is compared once more; doing so again changes nothing.
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    report = Report()
     with pymongo.timeout(_LONGEST_SECONDS):
         async with AsyncExitStack() as stack:
             databases = {
                 name: await stack.enter_async_context(open_database(settings, name)) for name in DATABASES
             }
-            report.unsent_events = await _unsent_events(databases, deadline)
-            books = _Books(databases["accounts"], databases["shifts"])
-            await books.compare_shifts(report, advance)
-            await books.compare_people(report, advance)
-            report.differences = await books.lasting_differences(deadline)
-            for name, database in databases.items():
-                report.dead_letters[name] = await database[DEAD_LETTERS.name].count_documents({})
-    return report
+            if not repair:
+                return await _Round(databases, advance, patience_seconds).run()
+            before = await _Round(databases, advance, patience_seconds, is_repairing=True).run()
+            report = await _Round(databases, advance, patience_seconds).run()
+            report.found, report.repairs = before.differences, before.repairs
+            return report
 
 
-async def _unsent_events(databases: Mapping[str, Database], deadline: float) -> dict[str, int]:
-    """By service, how many of the events that wait now still wait at the deadline."""
-    waiting = {"sent": False, "created_at": {"$lte": datetime.now(UTC)}}
-    while True:
-        unsent = {
-            name: await database[OUTBOX.name].count_documents(waiting) for name, database in databases.items()
-        }
-        if not any(unsent.values()) or time.monotonic() > deadline:
-            return unsent
-        await asyncio.sleep(0.1)
+class _Round:
+    """One comparison of everything; it waits `patience_seconds` at most, in all, for what is under way."""
 
+    def __init__(
+        self, databases: Databases, advance: Advance, patience_seconds: float, *, is_repairing: bool = False
+    ) -> None:
+        self._databases = databases
+        self._advance = advance
+        self._report = Report(repairs={} if is_repairing else None)
+        self._pauses = int(patience_seconds / _PAUSE_SECONDS)
 
-class _Books:
-    """The documents to compare, and what was found to differ."""
+    async def run(self) -> Report:
+        """Compare everything, and mend what differs if this is a repair."""
+        self._report.unsent_events = await self._unsent_events()
+        for comparison in (LedgerOfShifts, TotalsOfLedger, CopiesOfCertifications):
+            await self._compare(comparison(self._databases))
+        self._report.dead_letters = await self._counts(DEAD_LETTERS.name, {})
+        return self._report
 
-    def __init__(self, accounts: Database, shifts: Database) -> None:
-        self._accounts = accounts[ACCOUNTS.name]
-        self._ledger = accounts[LEDGER.name]
-        self._shifts = shifts[SHIFTS.name]
-        self._differing_shifts: dict[str, str] = {}
-        self._differing_people: dict[int, str] = {}
+    async def _unsent_events(self) -> dict[str, int]:
+        """By service, how many of the events that wait now are not sent before patience ends."""
+        waiting = {"sent": False, "created_at": {"$lte": datetime.now(UTC)}}
+        while any((unsent := await self._counts(OUTBOX.name, waiting)).values()):
+            if not await self._may_change():
+                break
+        return unsent
 
-    async def compare_shifts(self, report: Report, advance: Advance) -> None:
-        """Every shift has its ledger entry, of the same person and points, and every entry its shift."""
-        total = await self._shifts.estimated_document_count()
-        async for shift_id, shift, entry in _side_by_side(
-            _in_order(self._shifts, "_id", {}, ("user", "points")),
-            _in_order(self._ledger, "_id", {"reason": "shift"}, ("user", "points")),
-        ):
-            report.shifts += shift is not None
-            report.ledger_entries += entry is not None
-            if difference := _compare_shift(shift_id, shift, entry):
-                self._note(self._differing_shifts, shift_id, difference)
-            if report.shifts % _BATCH == 0:
-                advance("shifts", report.shifts, total)
-        advance("shifts", report.shifts, report.shifts)
-
-    async def compare_people(self, report: Report, advance: Advance) -> None:
-        """Every account has the points that its ledger entries add up to."""
-        total = await self._accounts.estimated_document_count()
-        async for user, account, entries in _side_by_side(
-            _in_order(self._accounts, "id", {}, ("points",)), self._sums({})
-        ):
-            report.people += account is not None
-            report.points += account["points"] if account else 0
-            if difference := _compare_person(user, account, entries):
-                self._note(self._differing_people, user, difference)
-            if report.people % _BATCH == 0:
-                advance("people", report.people, total)
-        advance("people", report.people, report.people)
-
-    async def lasting_differences(self, deadline: float) -> list[str]:
-        """What still differs at the deadline; what was under way when it was compared may not."""
-        while True:
-            await self._look_again()
-            differences = [*self._differing_shifts.values(), *self._differing_people.values()]
-            if not differences or time.monotonic() > deadline:
-                return differences
-            await asyncio.sleep(0.2)
-
-    async def _look_again(self) -> None:
-        ids, users = list(self._differing_shifts), list(self._differing_people)
-        these = {"_id": {"$in": ids}}
-        self._differing_shifts = {
-            shift_id: difference
-            async for shift_id, shift, entry in _side_by_side(
-                _in_order(self._shifts, "_id", these, ("user", "points")),
-                _in_order(self._ledger, "_id", these, ("user", "points")),
-            )
-            if (difference := _compare_shift(shift_id, shift, entry))
-        }
-        self._differing_people = {
-            user: difference
-            async for user, account, entries in _side_by_side(
-                _in_order(self._accounts, "id", {"id": {"$in": users}}, ("points",)),
-                self._sums({"user": {"$in": users}}),
-            )
-            if (difference := _compare_person(user, account, entries))
+    async def _counts(self, collection: str, where: Mapping[str, Any]) -> dict[str, int]:
+        return {
+            name: await database[collection].count_documents(where)
+            for name, database in self._databases.items()
         }
 
-    async def _sums(self, where: Mapping[str, Any]) -> AsyncIterator[tuple[int, Document]]:
-        pipeline: list[Mapping[str, Any]] = [
-            {"$match": where},
-            {"$group": {"_id": "$user", "points": {"$sum": "$points"}}},
-            {"$sort": {"_id": ASCENDING}},
-        ]
-        async with await self._ledger.aggregate(pipeline, allowDiskUse=True, batchSize=_BATCH) as cursor:
-            async for document in cursor:
-                yield document["_id"], document
+    async def _compare(self, comparison: Comparison) -> None:
+        size = await comparison.size()
+        done = 0
+        noted: list[Any] = []
+        async for pair in comparison.pairs():
+            done += 1
+            if done % _ADVANCE_EVERY == 0:
+                self._advance(comparison.what, done, size)
+            for what, number in comparison.count(pair).items():
+                self._report.counts[what] += number
+            if len(noted) < _AT_ONCE and comparison.differences(pair):
+                noted.append(pair[0])
+                if len(noted) == _AT_ONCE:
+                    lasting = await self._lasting(comparison, noted)
+                    if self._report.repairs is not None:
+                        await self._conclude(comparison, lasting)
+                        lasting = []
+                    noted = [key for key, *_ in lasting]
+        await self._conclude(comparison, await self._lasting(comparison, noted))
+        self._advance(comparison.what, done, done)
 
-    @staticmethod
-    def _note(differing: dict[Any, str], key: object, difference: str) -> None:
-        if len(differing) < _RECHECKED:
-            differing[key] = difference
+    async def _lasting(self, comparison: Comparison, keys: Sequence[Any]) -> list[Pair]:
+        """What still differs when patience ends; what was under way when it was compared may not."""
+        lasting: list[Pair] = []
+        while keys:
+            lasting = [pair async for pair in comparison.pairs(keys) if comparison.differences(pair)]
+            if not lasting or not await self._may_change():
+                break
+            keys = [key for key, *_ in lasting]
+        return lasting
+
+    async def _may_change(self) -> bool:
+        """Wait a moment; false once there was enough waiting."""
+        if self._pauses == 0:
+            return False
+        self._pauses -= 1
+        await asyncio.sleep(_PAUSE_SECONDS)
+        return True
+
+    async def _conclude(self, comparison: Comparison, lasting: Sequence[Pair]) -> None:
+        """Report what differs, and mend it if that was asked for."""
+        told = self._report.differences
+        told += [text for pair in lasting for text in comparison.differences(pair)][: _AT_ONCE - len(told)]
+        if self._report.repairs is None:
+            return
+        # What its owner has not sent yet may be what is missing: it is not sent once more.
+        publisher = comparison.publishes_from
+        if publisher is None or not self._report.unsent_events[publisher]:
+            mended = self._report.repairs.get(comparison.what, 0) + await comparison.mend(lasting)
+            self._report.repairs[comparison.what] = mended
 
 
-def _compare_shift(shift_id: str, shift: Document | None, entry: Document | None) -> str | None:
-    if shift is None:
-        return f"Ledger entry {shift_id} has no shift."
-    if entry is None:
-        return f"Shift {shift_id} of person {shift['user']} is not in the ledger."
-    if (shift["user"], shift["points"]) != (entry["user"], entry["points"]):
-        return (
-            f"Shift {shift_id} pays {shift['points']} points to person {shift['user']}, "
-            f"its ledger entry {entry['points']} to person {entry['user']}."
-        )
-    return None
+def _first(differences: Sequence[str]) -> list[str]:
+    more = len(differences) - _TOLD
+    return [
+        *differences[:_TOLD],
+        *([f"... and {_number(more, 'difference', 'differences')} more."] if more > 0 else []),
+    ]
 
 
-def _compare_person(user: int, account: Document | None, entries: Document | None) -> str | None:
-    has, earned = (account or {}).get("points", 0), (entries or {}).get("points", 0)
-    return None if has == earned else f"Person {user} has {has} points, but the ledger adds up to {earned}."
-
-
-async def _in_order(
-    collection: Documents, key: str, where: Mapping[str, Any], fields: Iterable[str]
-) -> AsyncIterator[tuple[Any, Document]]:
-    """Each matching document by its key, in rising order of the key."""
-    found = collection.find(where, [key, *fields], batch_size=_BATCH).sort(key, ASCENDING)
-    async with found:
-        async for document in found:
-            yield document[key], document
-
-
-async def _side_by_side(
-    left: AsyncIterator[tuple[Any, Value]], right: AsyncIterator[tuple[Any, Value]]
-) -> AsyncIterator[tuple[Any, Value | None, Value | None]]:
-    """Two ordered streams as one: each key once, with what either side has of it."""
-    one, other = await anext(left, None), await anext(right, None)
-    while one or other:
-        if other is None or (one is not None and one[0] < other[0]):
-            assert one is not None  # noqa: S101 - one of them is there
-            yield one[0], one[1], None
-            one = await anext(left, None)
-        elif one is None or other[0] < one[0]:
-            yield other[0], None, other[1]
-            other = await anext(right, None)
-        else:
-            yield one[0], one[1], other[1]
-            one, other = await anext(left, None), await anext(right, None)
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -38,6 +38,7 @@ ACK_WAIT_SECONDS = 30.0
 BATCH = 256
 FAILURES_TO_DEAD_LETTER = 10
 _PULL_SECONDS = 5.0
+_NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
 _LONGEST_PAUSE_SECONDS = 5.0
 
 Handler = Callable[[Any, Sequence[Any]], Awaitable[int]]
@@ -98,8 +99,12 @@ class Bus:
         """Return once JetStream has stored the event, or has it already. Raises otherwise."""
         try:
             await self._jetstream.publish(subject, payload, headers={"Nats-Msg-Id": event_id})
-        except (NoStreamResponseError, ServiceUnavailableError):
+        except NoStreamResponseError:
             self._stream_is_there.clear()
+            raise
+        except ServiceUnavailableError as error:
+            if error.err_code != _NO_ROOM:
+                self._stream_is_there.clear()
             raise
 
     async def batches(self, durable: str, subjects: Sequence[str]) -> AsyncIterator[list[Msg]]:

@@ -132,6 +132,6 @@ class Outbox:
             sent += acknowledged
             failed = [result for result in results if result is not None]
             if failed:
-                logger.warning("%d events wait in the outbox: %s", len(failed), type(failed[0]).__name__)
+                logger.warning("%d events wait in the outbox: %s", len(failed), failed[0])
                 break
         return len(sent)

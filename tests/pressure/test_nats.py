@@ -1,0 +1,89 @@
+"""NATS is full, or comes back empty: events wait in the outbox, and what was counted stays counted."""
+
+import shutil
+
+import nats
+from nats.js.errors import APIError
+
+from common.bus import STREAM
+from tests.crashes.accounting import ONCE, STORED, count, log
+from tests.pressure.test_poison import is_counted, letters
+from tests.support import unique_id, wait_until
+from tests.support.machine import Machine
+
+FILLER = "callboard.filler.v1"
+
+
+async def fill(park: Machine) -> None:
+    """Leave no room in the stream, not even for a small event."""
+    client = await nats.connect(park.servers.nats_url)
+    stream = client.jetstream()
+    for size in (100_000, 1_000, 1):
+        try:
+            while True:
+                await stream.publish(FILLER, b"x" * size)
+        except APIError as error:
+            assert error.description == "maximum bytes exceeded"
+    await client.close()
+
+
+async def make_room(park: Machine) -> None:
+    """Take out what fills the stream."""
+    client = await nats.connect(park.servers.nats_url)
+    await client.jetstream().purge_stream(STREAM, subject=FILLER)
+    await client.close()
+
+
+async def waiting(park: Machine, service: str) -> tuple[float, float]:
+    """The depth and the age of an outbox, as the service's metrics show them."""
+    seen = await park.metrics(service)
+    return seen.value("outbox_unsent"), seen.value("outbox_oldest_seconds")
+
+
+async def test_a_full_stream_keeps_events_in_the_outbox_until_there_is_room(park: Machine) -> None:
+    before = await letters(park)
+    user = unique_id()
+    await fill(park)
+    async with park.service("shifts") as client:
+        answer = await log(client, user)
+        assert answer and answer.status_code == 200
+
+        async def is_shown() -> bool:
+            depth, age = await waiting(park, "shifts")
+            return depth == 1 and age > 1
+
+        await wait_until(is_shown)
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()) == (
+            200,
+            {"status": "ready", "mongodb": "up", "nats": "up"},
+        )
+    assert "maximum bytes exceeded" in park.log("shifts")
+    assert await count(park, user) == [STORED]
+    await make_room(park)
+    await wait_until(lambda: is_counted(park, user))
+
+    async def is_empty() -> bool:
+        return await waiting(park, "shifts") == (0, 0)
+
+    await wait_until(is_empty)
+    assert await letters(park) == before
+
+
+async def test_nats_that_comes_back_empty_gets_what_waited_and_changes_nothing_else(park: Machine) -> None:
+    before = await letters(park)
+    earlier, later, last = unique_id(), unique_id(), unique_id()
+    async with park.service("shifts") as client:
+        await log(client, earlier)
+        await wait_until(lambda: is_counted(park, earlier))
+        await park.kill("nats-server")
+        answer = await log(client, later)
+        assert answer and answer.status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+        shutil.rmtree(park.folder / "nats" / "data")
+        await park.start("nats-server")
+        await wait_until(lambda: is_counted(park, later), seconds=30)
+        await log(client, last)
+        await wait_until(lambda: is_counted(park, last))
+    assert await count(park, earlier, later, last) == [ONCE] * 3
+    assert await letters(park) == before
