@@ -24,15 +24,16 @@ from rich.progress import track
 from accounts.repository import ACCOUNTS, LEDGER
 from bench import report
 from bench.measures import Line, Value
-from bench.park import Park, account, open_park
+from bench.park import Park, account, member, open_park, records
 from bench.sections import Run, generator, one_round, take_turns
 from bench.started import callboard
 from bench.traffic import FIRST_PERSON, PLACE, Traffic, new_shifts
+from certifications.repository import CERTIFICATIONS
 from common.events import new_id
 from common.mongo import Collection
 from common.outbox import OUTBOX
 from shifts.models import Shift
-from shifts.repository import SHIFTS, TIMESHEETS
+from shifts.repository import MEMBERS, SHIFTS, TIMESHEETS
 from shifts.service import logged
 
 SMALL, LARGE = 1_000, 1_000_000
@@ -54,6 +55,9 @@ def fill(park: Park, people: int, told: str) -> None:
         told,
     )
     _insert(park, "shifts", TIMESHEETS, _each(people, _timesheet), people, told)
+    _insert(park, "shifts", MEMBERS, _each(people, member), people, told)
+    held = itertools.chain.from_iterable(records(FIRST_PERSON + number) for number in range(people))
+    _insert(park, "certifications", CERTIFICATIONS, held, None, told)
     shifts = people * SHIFTS_EACH
     # Ids rise with time, so the oldest come first.
     _insert(park, "shifts", SHIFTS, (shift.to_document() for shift in _shifts(people, now)), shifts, told)

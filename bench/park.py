@@ -23,6 +23,7 @@ from bench.traffic import FIRST_PERSON, PLACE, WITH_ACCOUNT
 from callboard.databases import migrate_all
 from callboard.replica_set import prepare_mongod
 from callboard.servers import listens, mongod, nats_server
+from certifications.models import Record
 from common.mongo import connect, migrate
 from common.peers import KEY_NAME_HEADER, TOKEN_HEADER
 from common.settings import Settings, read_settings
@@ -124,10 +125,11 @@ def open_park(folder: Path) -> Iterator[Park]:
 
 def add_people(park: Park, points: int = POINTS) -> None:
     """The people whom the traffic asks for, those with an account."""
-    for database in ("accounts", "plain_accounts"):
-        park.mongo[database].accounts.insert_many(
-            account(FIRST_PERSON + n, points) for n in range(WITH_ACCOUNT)
-        )
+    users = range(FIRST_PERSON, FIRST_PERSON + WITH_ACCOUNT)
+    park.mongo.certifications.certifications.insert_many(record for user in users for record in records(user))
+    for prefix in ("", "plain_"):
+        park.mongo[f"{prefix}accounts"].accounts.insert_many(account(user, points) for user in users)
+        park.mongo[f"{prefix}shifts"].members.insert_many(member(user) for user in users)
 
 
 async def _prepare(settings: Settings) -> str:
@@ -147,7 +149,6 @@ async def _prepare(settings: Settings) -> str:
 
 def account(user: int, points: int) -> dict[str, Any]:
     """The document of somebody who has worked here for a while."""
-    held = {code: {"held": True, "version": 1} for code in ("char", "tot", "mtp")[: user % 4]}
     return {
         "id": user,
         "username": f"Person_{user}",
@@ -155,9 +156,27 @@ def account(user: int, points: int) -> dict[str, Any]:
         "points": points,
         "rankid": _RANKIDS[user % len(_RANKIDS)],
         "rank_version": 1,
-        "certifications": held,
+        "certifications": _held(user),
         "created_at": datetime.now(UTC),
     }
+
+
+def member(user: int) -> dict[str, Any]:
+    """What shifts knows of this person."""
+    return {"_id": user, "certifications": _held(user)}
+
+
+def records(user: int) -> list[dict[str, Any]]:
+    """What certifications knows of this person."""
+    now = datetime.now(UTC)
+    return [
+        Record(user=user, code=code, held=True, version=1, granted_by="bench", granted_at=now).model_dump()
+        for code in _held(user)
+    ]
+
+
+def _held(user: int) -> dict[str, Any]:
+    return {code: {"held": True, "version": 1} for code in ("char", "tot", "mtp")[: user % 4]}
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from bench.load import open_or_closed, sending
 from bench.measures import Line, Measures, Value
 from bench.park import Park, add_people, open_park
 from bench.started import CALLBOARD, ROOT, Callboard, callboard, memory_mb
-from bench.traffic import FIRST_PERSON, Traffic
+from bench.traffic import FIRST_PERSON, WITH_ACCOUNT, Traffic
 from bench.visible import watch
 
 CONNECTIONS = 32
@@ -77,6 +77,8 @@ def main(
             windows = _soak(up, park, peak / 2, minutes * 60, console)
             park.settle()
             verified = _verify(up)
+    for difference in verified["differences"][:10]:
+        console.print(f"[yellow]{difference}[/]")
     for window in windows:
         measures.add(SOAK, "windows", window)
     measures.add(SOAK, "all", _summary(windows, verified))
@@ -92,7 +94,7 @@ def _mix(port: int, park: Park) -> list[Traffic]:
     run = f"{time.time_ns():x}"
     return [
         Traffic("connect", port, park.by_key, share=15),
-        Traffic("profile", port, park.by_key, share=1),
+        Traffic("profile", port, park.by_key, people=WITH_ACCOUNT, share=1),
         Traffic("log", port, park.by_key, first=10**9, people=_WORKERS, run=run, share=4),
     ]
 

@@ -57,7 +57,7 @@ async def test_a_mix_keeps_its_shares_and_every_shift_has_its_own_key() -> None:
 
 
 async def test_what_is_refused_is_told_and_is_no_success() -> None:
-    async with server(status=b"503") as (port, seen):
+    async with server(status=b"503") as (port, _seen):
         told = await asyncio.to_thread(open_or_closed, [Traffic("connect", port, {})], 2, 0.3, rate=None)
     answered = told["connect"]
     assert answered.failed == answered.requests > 0

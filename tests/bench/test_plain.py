@@ -1,12 +1,10 @@
 """The plain stack does the same job as Callboard; else it would be no comparison."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-
 from bench.park import POINTS, Park, add_people, open_park, plain_stack
 from bench.started import callboard
 from bench.traffic import FIRST_PERSON, PEOPLE, PLACE

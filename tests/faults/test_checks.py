@@ -230,7 +230,7 @@ def acknowledge_as_new_twice(run: Any) -> None:
         (answer_500, {Wrong.ANSWER}),
         (acknowledge_as_new_twice, {Wrong.TWICE}),
     ],
-    ids=lambda value: getattr(value, "__name__", ""),
+    ids=lambda value: value.__name__ if callable(value) else " and ".join(sorted(value)),
 )
 def test_what_is_wrong_is_found_by_its_name(spoil: Callable[[Ended], None], expected: set[Wrong]) -> None:
     run = good()

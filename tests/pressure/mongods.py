@@ -1,15 +1,18 @@
 """MongoDB servers of a test's own, where the one of `callboard up` will not do."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+import pytest
 from pymongo import AsyncMongoClient
 
+from callboard.replica_set import prepare_mongod
 from callboard.servers import free_port, listens, mongod
 from common.mongo import Document
 from tests.support import wait_until
@@ -48,3 +51,52 @@ async def three_members() -> AsyncIterator[tuple[str, dict[int, subprocess.Popen
             await wait_until(has_elected, seconds=60)
         addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
         yield f"mongodb://{addresses}/?replicaSet={name}", processes
+
+
+@contextmanager
+def small_disk(megabytes: int) -> Iterator[Path]:
+    """A folder on a disk of its own; skips the test, with the reason, where none can be had."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("a full disk is not tested: only root can mount a small one")
+    folder = Path(tempfile.mkdtemp(prefix="callboard-disk-"))
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode != 0:
+            pytest.skip(f"a full disk is not tested: {mounted.stderr.strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+    finally:
+        folder.rmdir()
+
+
+class OneMember:
+    """A mongod in this folder, which writes what it has to its disk every second, not every minute."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = mongod(folder)
+        self.url = self._server.url
+        self._process: subprocess.Popen[bytes] | None = None
+        config = folder / "mongod" / "mongod.yaml"
+        text = config.read_text("utf-8")
+        assert "storage: {" in text
+        config.write_text(text.replace("storage: {", "storage: { syncPeriodSecs: 1,"), "utf-8")
+
+    async def start(self) -> None:
+        """Start it, and return once it is a primary."""
+        self._process = subprocess.Popen(
+            self._server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        await prepare_mongod(self.url)
+
+    def has_died(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    async def kill(self) -> None:
+        """End it, if it runs."""
+        if self._process:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from common.settings import Settings
 _PAUSE_SECONDS = 0.2
 _ADVANCE_EVERY = 1_000
 _AT_ONCE = 1_000
-_TOLD = 20
+_TOLD = 10
 _LONGEST_SECONDS = 6 * 3600.0
 
 _COUNTED = ("shifts", "ledger_entries", "people", "points", "certifications")
@@ -42,7 +42,7 @@ Advance = Callable[[str, int, int], None]
 
 @dataclass
 class Report:
-    """What was compared, and what is wrong: `differences` are sentences, the first thousand of them.
+    """What was compared, and what is wrong: `differences` are sentences by kind, a thousand of each at most.
 
     After a repair, `found` is what was wrong before it, and `repairs` how much of it was mended, by kind;
     None without one.
@@ -51,34 +51,44 @@ class Report:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
     unsent_events: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
-    differences: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)
+    differences: dict[str, list[str]] = field(default_factory=dict)
+    found: dict[str, list[str]] = field(default_factory=dict)
     repairs: dict[str, int] | None = None
 
     @property
     def is_good(self) -> bool:
         """Whether nothing is wrong."""
-        return not (self.differences or any(self.unsent_events.values()) or any(self.dead_letters.values()))
+        return not any(
+            (*self.differences.values(), *self.unsent_events.values(), *self.dead_letters.values())
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The report for programs."""
-        report = asdict(self)
-        return {"ok": self.is_good, **report.pop("counts"), **report}
+        return {
+            "ok": self.is_good,
+            **self.counts,
+            "unsent_events": self.unsent_events,
+            "dead_letters": self.dead_letters,
+            "differences": [text for kind in self.differences.values() for text in kind],
+            "found": [text for kind in self.found.values() for text in kind],
+            "repairs": self.repairs,
+        }
 
     def sentences(self) -> list[str]:
         """The report for people: what is wrong, the first of it in detail, and the sum of it all."""
-        told = [f"Found: {difference}" for difference in _first(self.found)]
+        told = [f"Found: {text}" for texts in self.found.values() for text in _first(texts)]
         if self.repairs is not None:
             mended = [_number(count, *_MENDED[what]) for what, count in self.repairs.items() if count]
             told.append(f"Mended: {', '.join(mended) or 'nothing'}.")
-        told += _first(self.differences)
-        for counts, one, many in (
-            (self.unsent_events, "unsent event", "unsent events"),
-            (self.dead_letters, "dead letter", "dead letters"),
-        ):
-            told += [
-                f"{service} has {_number(count, one, many)}." for service, count in counts.items() if count
-            ]
+        told += [text for texts in self.differences.values() for text in _first(texts)]
+        # What its owner has not sent yet may be what is missing: `_conclude` does not publish it again.
+        later = "" if self.repairs is None else " Repair again once they are sent."
+        for service, count in self.unsent_events.items():
+            told += (
+                [f"{service} has {_number(count, 'unsent event', 'unsent events')}.{later}"] if count else []
+            )
+        for service, count in self.dead_letters.items():
+            told += [f"{service} has {_number(count, 'dead letter', 'dead letters')}."] if count else []
         sums = ", ".join(
             (
                 _number(self.counts["shifts"], "shift", "shifts"),
@@ -186,7 +196,7 @@ class _Round:
 
     async def _conclude(self, comparison: Comparison, lasting: Sequence[Pair]) -> None:
         """Report what differs, and mend it if that was asked for."""
-        told = self._report.differences
+        told = self._report.differences.setdefault(comparison.what, [])
         told += [text for pair in lasting for text in comparison.differences(pair)][: _AT_ONCE - len(told)]
         if self._report.repairs is None:
             return
@@ -197,12 +207,10 @@ class _Round:
             self._report.repairs[comparison.what] = mended
 
 
-def _first(differences: Sequence[str]) -> list[str]:
-    more = len(differences) - _TOLD
-    return [
-        *differences[:_TOLD],
-        *([f"... and {_number(more, 'difference', 'differences')} more."] if more > 0 else []),
-    ]
+def _first(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - _TOLD
+    some = "at least " if len(texts) == _AT_ONCE else ""
+    return [*texts[:_TOLD], f"... and {some}{more} more."] if more > 0 else [*texts]
 
 
 def _number(count: int, one: str, many: str) -> str:

@@ -58,9 +58,17 @@ class Collection:
     schema: Mapping[str, Any] | None = None
 
 
+class _Client(AsyncMongoClient[Document]):
+    """Is closed in a second also when MongoDB is away: the driver would try to tell it for half a minute."""
+
+    async def close(self) -> None:
+        with pymongo.timeout(1):
+            await super().close()
+
+
 def connect(settings: Settings, service: str) -> tuple[AsyncMongoClient[Document], Database]:
     """A client of the running event loop, and the service's own database. Close the client when done."""
-    client: AsyncMongoClient[Document] = AsyncMongoClient(
+    client = _Client(
         settings.mongo_url.get_secret_value(),
         appname=service,
         timeoutMS=int(TIMEOUT_SECONDS * 1000),
