@@ -54,5 +54,3 @@ async def test_an_event_that_is_buried_twice_is_one_dead_letter(park: Machine) -
     async with park.mongodb() as mongodb:
         letters = await mongodb["accounts"]["dead_letters"].find({}, {"_id": 1}).to_list()
     assert letters == [{"_id": marker}]
-
-

@@ -32,6 +32,7 @@ async def test_a_shift_that_is_stored_but_not_published_is_published_by_the_next
         await counted_once(park, user)
         again = await log(client, user)
     assert again and again.status_code == 200 and "Idempotent-Replayed" in again.headers
+    assert (await park.metrics("shifts")).value("shifts_repeated") == 1
     await counted_once(park, user)
 
 
@@ -92,7 +93,9 @@ async def test_a_group_commit_that_is_not_answered_is_whole_and_its_repeats_are_
         answers = await asyncio.gather(*(log(client, user) for user in users))
         assert await park.wait("shifts") == -signal.SIGKILL
         stored = await count(park, *users)
-        unanswered = [answer is None and found != NOTHING for answer, found in zip(answers, stored, strict=True)]
+        unanswered = [
+            answer is None and found != NOTHING for answer, found in zip(answers, stored, strict=True)
+        ]
         assert sum(unanswered) > 1
         assert all(one == NOTHING or (one.shifts, one.events) == (1, 1) for one in stored)
         await park.start("shifts")

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main() -> int:
         "--findings", type=Path, metavar="FILE", help="where to write what was found, as JSON"
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it stops what it started
     results = asyncio.run(_run_all(options.run, options.first, options.seeds))
     if len(results) > 1:
         show(results)

@@ -25,8 +25,8 @@ async def test_a_full_disk_is_503_until_there_is_room_and_loses_nothing_that_was
         await one.start("accounts", "applications", "shifts", "gateway")
         guest = await stack.enter_async_context(visitors(one))
 
-        def log(user: int):  # type: ignore[no-untyped-def]
-            return guest.log(user, key=f"shift-{user}")
+        async def log(user: int) -> httpx.Response:
+            return await guest.log(user, key=f"shift-{user}")
 
         async def upload(user: int) -> httpx.Response:
             body = {f"q{number}": "a long answer " * 250 for number in range(1, 5)}

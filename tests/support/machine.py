@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -72,7 +73,7 @@ class Machine:
         for name in names:
             self.launch(name)
         for name in names:
-            await wait_until(lambda name=name: self.is_ready(name), START_SECONDS)
+            await wait_until(partial(self.is_ready, name), START_SECONDS)
 
     def launch(self, name: str) -> None:
         """Start one without waiting for it."""
@@ -138,13 +139,14 @@ class Machine:
         """What the process has written."""
         return (self.folder / f"{name}.log").read_text("utf-8", "replace")
 
-    def client(self, key: str = "roblox", **options: Any) -> httpx.AsyncClient:
+    def client(self, key: str) -> httpx.AsyncClient:
         """A client of the gateway with a key of this scope, and from place 1001. Close it when done."""
         return httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self._gateway.port}",
             headers={"x-api-key": self.keys[key], "Roblox-Id": "1001"},
             trust_env=False,
-            **{"timeout": 30, "limits": httpx.Limits(max_connections=None)} | options,
+            timeout=30,
+            limits=httpx.Limits(max_connections=None),
         )
 
     @property
@@ -171,12 +173,16 @@ class Machine:
 
     async def person(self, rank: str = "Cast Member") -> LocalPerson:
         """A new person, imported as an operator would."""
-        user = unique_id()
-        person = LocalPerson(id=user, username=f"Person_{user}", rank=rank)
+        return (await self.people(1, rank))[0]
+
+    async def people(self, number: int, rank: str) -> list[LocalPerson]:
+        """New people of one rank."""
+        users = [unique_id() for _ in range(number)]
+        people = [LocalPerson(id=user, username=f"Person_{user}", rank=rank) for user in users]
         client, database = connect(self.settings(), "accounts")
         async with client:
-            await import_people(database, load_group(ROOT / "callboard.toml"), [person])
-        return person
+            await import_people(database, load_group(ROOT / "callboard.toml"), people)
+        return people
 
     def settings(self) -> Settings:
         """The settings of the chassis on this machine."""
@@ -187,7 +193,9 @@ class Metrics:
     """The samples of one reading."""
 
     def __init__(self, text: str) -> None:
-        self._samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        self._samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
 
     def value(self, name: str) -> float:
         """The sum of all samples of this name, without its prefix and `_total`."""

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from pymongo import AsyncMongoClient
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -14,6 +13,7 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
+from common import mongo
 from common.mongo import Database, Document
 
 _EXPLAINED = {
@@ -64,7 +64,7 @@ class Sent(CommandListener):
 def listen(monkeypatch: pytest.MonkeyPatch) -> Sent:
     """From now on, listen to every client that `common.mongo.connect` makes."""
     sent = Sent()
-    monkeypatch.setattr("common.mongo.AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[sent]))
+    monkeypatch.setattr(mongo, "_Client", partial(mongo._Client, event_listeners=[sent]))
     return sent
 
 

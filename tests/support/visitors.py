@@ -13,6 +13,9 @@ import httpx
 from tests.support import unique_id
 from tests.support.machine import Machine
 
+Request = Callable[[int], Awaitable[httpx.Response]]
+"""Sends a request about somebody."""
+
 
 @dataclass(frozen=True)
 class Visitors:
@@ -23,7 +26,7 @@ class Visitors:
 
     async def log(self, user: int, key: str | None = None, place: int = 1001, **given: Any) -> httpx.Response:
         """Log ten minutes of this person; with a key it is the same shift whenever it is sent."""
-        params = {
+        params: dict[str, Any] = {
             "id": user,
             "place": place,
             "duration": 600,
@@ -93,17 +96,32 @@ class Load:
     seen: list[Seen] = field(default_factory=list)
     is_over: bool = False
 
-    async def repeat(self, kind: str, request: Callable[[int], Awaitable[httpx.Response]]) -> None:
+    async def repeat(self, kind: str, request: Request) -> None:
         """Send requests of one kind, each about somebody new."""
         while not self.is_over:
             self.seen.append(await observe(kind, request, unique_id()))
+
+    @property
+    def acknowledged_shifts(self) -> list[int]:
+        """Whose shifts were answered with success; each person has one."""
+        return [one.subject for kind in ("log", "log with a key") for one in self.of(kind, 200)]
+
+    def failed(self, *kinds: str) -> list[Seen]:
+        """What of these kinds did not succeed. After a failed change, the next may be refused (400)."""
+        fine = {("change", 400)}
+        return [
+            one
+            for kind in kinds
+            for one in self.of(kind)
+            if one.status != 200 and (kind, one.status) not in fine
+        ]
 
     def of(self, kind: str, *statuses: int | None) -> list[Seen]:
         """What was seen of a kind, with one of these statuses where any are given."""
         return [one for one in self.seen if one.kind == kind and (not statuses or one.status in statuses)]
 
 
-async def observe(kind: str, request: Callable[[int], Awaitable[httpx.Response]], subject: int) -> Seen:
+async def observe(kind: str, request: Request, subject: int) -> Seen:
     """Send one request and note what came of it."""
     began = time.monotonic()
     try:
@@ -115,9 +133,7 @@ async def observe(kind: str, request: Callable[[int], Awaitable[httpx.Response]]
 
 
 @asynccontextmanager
-async def load(
-    clients: Sequence[tuple[str, Callable[[int], Awaitable[httpx.Response]]]], warm: int = 5
-) -> AsyncIterator[Load]:
+async def load(clients: Sequence[tuple[str, Request]], warm: int = 5) -> AsyncIterator[Load]:
     """A load of these clients, under way once each kind was answered `warm` times; it ends with the block."""
     under_way = Load()
     tasks = [asyncio.create_task(under_way.repeat(kind, request)) for kind, request in clients]
@@ -133,10 +149,12 @@ async def load(
             task.cancel()
 
 
-def a_load(guest: Visitors, usernames: Sequence[str]) -> list[tuple[str, Callable[[int], Awaitable[httpx.Response]]]]:
-    """Clients of every kind; those that change certifications take these people, one each."""
+async def a_load(park: Machine, guest: Visitors) -> list[tuple[str, Request]]:
+    """Clients of every kind, for `load`: most about somebody new each time, some about people of their own."""
+    people = [person.username for person in await park.people(2, "Cast Member")]
+    applicants = iter([person.id for person in await park.people(500, "Guest")])
 
-    def changer(username: str) -> Callable[[int], Awaitable[httpx.Response]]:
+    def changer(username: str) -> Request:
         turns = itertools.cycle(("grant", "revoke"))
         return lambda _: guest.change(next(turns), username)
 
@@ -145,5 +163,6 @@ def a_load(guest: Visitors, usernames: Sequence[str]) -> list[tuple[str, Callabl
         *[("log with a key", lambda user: guest.log(user, key=f"shift-{user}"))] * 4,
         *[("join", guest.join)] * 3,
         *[("upload", guest.upload)] * 2,
-        *[("change", changer(username)) for username in usernames],
+        *[("change", changer(username)) for username in people],
+        ("approve", lambda _: guest.approve(next(applicants))),
     ]
