@@ -26,6 +26,7 @@ lint: install ## Check format, style, types and import rules
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/mypy tests bench
 	.venv/bin/lint-imports
 
 format: install ## Format the code

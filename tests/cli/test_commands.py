@@ -35,7 +35,13 @@ def settings(park: Machine) -> Settings:
 
 async def log(park: Machine, user: int, seconds: int = 600) -> None:
     """Log a shift, and return once its points are there."""
-    params = {"id": user, "place": 1001, "duration": seconds, "training": "false", "server": "s"}
+    params: dict[str, str | int] = {
+        "id": user,
+        "place": 1001,
+        "duration": seconds,
+        "training": "false",
+        "server": "s",
+    }
     headers = {"x-api-key": park.keys()["ROBLOX_KEY"], "Roblox-Id": "1001", "Idempotency-Key": str(user)}
     async with httpx.AsyncClient(base_url=park.url, headers=headers) as client:
         answer = await client.post("/log", params=params)

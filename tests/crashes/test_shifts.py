@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from functools import partial
 
 import pytest
 
@@ -82,7 +83,7 @@ async def test_a_group_commit_that_is_interrupted_leaves_nothing_and_can_soon_be
             return answer.status_code == 200
 
         for user in users:  # MongoDB keeps what the dead process wrote locked for some seconds
-            await wait_until(lambda user=user: is_recorded(user), seconds=20)
+            await wait_until(partial(is_recorded, user), seconds=20)
     await counted_once(park, *users)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from functools import partial
 
 import httpx
 import pytest
@@ -51,7 +52,7 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
             assert [one for one in seen if one.seconds > LIMIT_SECONDS] == []
             for name in REPLICAS:
                 async with park.service(name) as client:
-                    ready = await observe("readyz", lambda _, client=client: client.get("/readyz"), 0)
+                    ready = await observe("readyz", partial(_readyz, client), 0)
                 assert (ready.status, ready.seconds < LIMIT_SECONDS) == (503, True)
             park.signal("accounts-1", signal.SIGTERM)
             assert await park.wait("accounts-1", STOP_SECONDS) == -signal.SIGTERM
@@ -70,6 +71,10 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
             return await count(park, *workers) == [ONCE for _ in workers]
 
         await wait_until(are_counted, seconds=30)
+
+
+async def _readyz(client: httpx.AsyncClient, _: int) -> httpx.Response:
+    return await client.get("/readyz")
 
 
 async def observe_after(seconds: float, kind: str, request: Request, subject: int) -> Seen:

@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from pymongo import AsyncMongoClient
@@ -34,11 +36,11 @@ async def three_members() -> AsyncIterator[tuple[str, dict[int, subprocess.Popen
             command = [binary, "--replSet", name, "--port", str(port), "--dbpath", str(data)]
             command += ["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64"]
             with (folder / f"{port}.log").open("wb") as log:
-                processes[port] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+                processes[port] = _start(command, log)
             stack.push_async_callback(asyncio.to_thread, processes[port].wait, 30)
             stack.callback(processes[port].kill)
         for port in ports:
-            await wait_until(lambda port=port: listens(port), seconds=60)
+            await wait_until(partial(listens, port), seconds=60)
         members = [{"_id": number, "host": f"127.0.0.1:{port}"} for number, port in enumerate(ports)]
         config = {"_id": name, "members": members, "settings": {"electionTimeoutMillis": 1000}}
         one: AsyncMongoClient[Document] = AsyncMongoClient("127.0.0.1", ports[0], directConnection=True)
@@ -51,6 +53,10 @@ async def three_members() -> AsyncIterator[tuple[str, dict[int, subprocess.Popen
             await wait_until(has_elected, seconds=60)
         addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
         yield f"mongodb://{addresses}/?replicaSet={name}", processes
+
+
+def _start(command: Sequence[str], output: BinaryIO | int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
 
 @contextmanager
@@ -67,7 +73,7 @@ def small_disk(megabytes: int) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            subprocess.run(["umount", str(folder)], check=True)
+            subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - wherever it is
     finally:
         folder.rmdir()
 
@@ -86,9 +92,7 @@ class OneMember:
 
     async def start(self) -> None:
         """Start it, and return once it is a primary."""
-        self._process = subprocess.Popen(
-            self._server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        self._process = _start(self._server.command, subprocess.DEVNULL)
         await prepare_mongod(self.url)
 
     def has_died(self) -> bool:

@@ -12,7 +12,7 @@ from tests.pressure.conftest import A_BUG
 from tests.support import unique_id, wait_until
 from tests.support.machine import Machine
 
-MALFORMED = {
+MALFORMED: dict[str, tuple[type[Event], bytes]] = {
     "not JSON": (ShiftLogged, b"{"),
     "not UTF-8": (ShiftLogged, b'{"user":"\xff"}'),
     "no object": (ShiftLogged, b"[]"),
@@ -35,7 +35,7 @@ def granted(**given: Any) -> bytes:
     return json.dumps(fields | given).encode()
 
 
-IMPOSSIBLE = {
+IMPOSSIBLE: dict[str, tuple[type[Event], bytes]] = {
     "a number that no database takes": (CertificationGranted, granted(version=2**70)),
     "a field without a name": (CertificationGranted, granted(certification="")),
 }
@@ -63,7 +63,7 @@ async def test_malformed_and_impossible_events_are_put_aside_and_the_next_one_is
     park: Machine,
 ) -> None:
     before = (await park.metrics("accounts")).value("dead_letters")
-    poison: dict[str, tuple[type[Event], bytes]] = {**MALFORMED, **IMPOSSIBLE}
+    poison = {**MALFORMED, **IMPOSSIBLE}
     for name, (model, payload) in poison.items():
         await publish(park, name, model.SUBJECT, payload)
     user = unique_id()

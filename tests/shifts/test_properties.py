@@ -66,10 +66,11 @@ async def replicas(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -
     config = changed_config(tmp_path_factory.mktemp("config"), points)
     own = settings_of(ShiftsSettings, servers, config=config)
     neighbour = settings_of(CertificationsSettings, servers)
-    apps: Apps = {"certifications": certifications.create(neighbour)}
+    certifications_app = certifications.create(neighbour)
+    apps: Apps = {"certifications": certifications_app}
     first, second = shifts.create(own, apps), shifts.create(own, apps)
     client, database = connect(own, "shifts")
-    async with running(apps["certifications"], neighbour), running(first, own), running(second, own), client:
+    async with running(certifications_app, neighbour), running(first, own), running(second, own), client:
         yield Replicas((first.state.service, second.state.service), database)
 
 
@@ -372,7 +373,9 @@ class GameServers(RuleBasedStateMachine):
 async def test_any_requests_in_any_order_are_recorded_as_the_contract_says(replicas: Replicas) -> None:
     loop = asyncio.get_running_loop()
     await asyncio.to_thread(
-        run_state_machine_as_test, lambda: GameServers(replicas, loop), settings=REPEATABLE
+        run_state_machine_as_test,
+        lambda: GameServers(replicas, loop),  # type: ignore[arg-type]  # it calls what it is given
+        settings=REPEATABLE,
     )
 
 

@@ -75,7 +75,8 @@ class Peer:
         raise Unavailable(self.name)
 
     def _read(self, answer: httpx.Response) -> dict[str, Any]:
-        if answer.status_code in (401, 500, 503, 504):  # 401: our token is not theirs, which no caller can mend
+        # 401 means that our token is not theirs, which no caller of ours can mend.
+        if answer.status_code in (401, 500, 503, 504):
             raise Unavailable(self.name)
         body: dict[str, Any] = answer.json()
         if answer.is_error:
