@@ -3,7 +3,7 @@ PYTHON ?= python3
 PACKAGES := libs/common services/accounts services/certifications services/applications services/shifts gateway libs/cli
 OWN := callboard callboard-common callboard-accounts callboard-applications callboard-certifications callboard-gateway callboard-shifts
 
-.PHONY: help install up test lint format lock clean
+.PHONY: help install up test faults bench bench-large soak lint format lock clean
 
 help: ## List what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,18 @@ up: install ## Run Callboard (options: make up ARGS="--port 9000")
 
 test: install ## Run every test on real MongoDB and NATS processes
 	.venv/bin/python -m pytest $(ARGS)
+
+faults: install ## Kill, stop and cut every part under load, then count (SEEDS=10)
+	.venv/bin/python -m tests.faults --seeds $(or $(SEEDS),4)
+
+bench: install ## Measure beside nginx and a plain stack, about six minutes
+	.venv/bin/python -m bench $(ARGS)
+
+bench-large: install ## Measure with a million accounts beside a thousand
+	.venv/bin/python -m bench.large $(ARGS)
+
+soak: install ## Half an hour of mixed load at half of the peak
+	.venv/bin/python -m bench.soak $(ARGS)
 
 lint: install ## Check format, style, types and import rules
 	.venv/bin/ruff format --check .
