@@ -93,3 +93,25 @@ async def test_each_request_keeps_its_own_deadline_behind_a_stuck_batch() -> Non
     assert await stuck == 2
     assert await coalescer.submit(3) == 6
     assert rounds.batches == [[1], [3]]
+
+
+@pytest.mark.parametrize(("patience", "asked"), [(0, [[1]]), (60, [[1], [2]])])
+async def test_who_has_waited_long_for_a_batch_that_fails_fails_with_it(
+    monkeypatch: pytest.MonkeyPatch, patience: float, asked: list[list[int]]
+) -> None:
+    monkeypatch.setattr("common.coalesce._PATIENCE_SECONDS", patience)
+    rounds = Rounds()
+
+    async def fail(items: Sequence[int]) -> list[int | Exception]:
+        await rounds.double(items)
+        raise ConnectionError
+
+    coalescer = Coalescer[int, int](fail)
+    first = asyncio.create_task(coalescer.submit(1))
+    await rounds.started.wait()
+    second = asyncio.create_task(coalescer.submit(2))
+    await asyncio.sleep(0)
+    rounds.gate.set()
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(result) for result in results] == [ConnectionError, ConnectionError]
+    assert rounds.batches == asked

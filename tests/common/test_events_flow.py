@@ -1,5 +1,6 @@
 """From the outbox over NATS to a handler: at least once, whatever fails in between."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 from pymongo.errors import ConnectionFailure
 
 from common.app import Chassis, create_app
-from common.bus import DEAD_LETTERS, FAILURES_TO_DEAD_LETTER, STREAM, Handler
+from common.bus import ACK_WAIT_SECONDS, DEAD_LETTERS, FAILURES_TO_DEAD_LETTER, STREAM, Handler
 from common.events import ApplicationSubmitted, Event, RankChanged
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
@@ -30,9 +31,14 @@ class Listener:
     batches: list[int] = field(default_factory=list)
     fails: dict[int, Exception] = field(default_factory=dict)
     failures: Counter[int] = field(default_factory=Counter)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    is_held: bool = False
 
     async def hear(self, events: Sequence[RankChanged]) -> int:
         """The handler."""
+        if self.is_held:
+            self.batches.append(0)
+            await self.gate.wait()
         for event in events:
             if event.user in self.fails:
                 self.failures[event.user] += 1
@@ -131,6 +137,27 @@ async def test_two_replicas_share_the_work(servers: Servers) -> None:
         await one.tell(*map(changed, users))
         await wait_until(lambda: set(users) <= set(one.users()) | set(other.users()))
         assert not set(users) & set(one.users()) & set(other.users())
+
+
+async def test_a_stop_finishes_what_was_begun_and_leaves_the_rest_to_the_next_at_once(
+    servers: Servers,
+) -> None:
+    name, events = next(NAMES), [changed(unique_id()) for _ in range(400)]
+    async with listening(servers, name) as listener:
+        listener.is_held = True
+        await listener.tell(*events)
+        await wait_until(lambda: bool(listener.batches))
+        asyncio.get_running_loop().call_later(0.2, listener.gate.set)
+    begun = listener.heard
+    assert begun
+    async with listening(servers, name) as following:
+
+        def heard() -> list[str]:
+            return [event.id for event in begun + following.heard]
+
+        told = {event.id for event in events}
+        await wait_until(lambda: told <= set(heard()), seconds=ACK_WAIT_SECONDS / 2)
+        assert max(Counter(heard()).values()) == 1
 
 
 async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead_letters(

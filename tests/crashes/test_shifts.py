@@ -62,7 +62,7 @@ async def test_an_event_that_is_published_but_not_marked_comes_again_and_is_coun
     await counted_once(park, user)
 
 
-@pytest.mark.parametrize("point", [NOT_STORED, NOT_COMMITTED])
+@pytest.mark.parametrize("point", [pytest.param(NOT_STORED, marks=pytest.mark.long), NOT_COMMITTED])
 async def test_a_group_commit_that_is_interrupted_leaves_nothing_and_can_soon_be_tried_again(
     park: Machine, point: str
 ) -> None:

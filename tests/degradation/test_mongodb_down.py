@@ -2,14 +2,13 @@
 
 import asyncio
 import signal
-from functools import partial
 
 import httpx
 import pytest
 
 from tests.crashes.accounting import NOTHING, ONCE, STORED, count
 from tests.degradation.conftest import REPLICAS
-from tests.degradation.outages import AWAY, away
+from tests.degradation.outages import FROZEN, KILLED, away
 from tests.support import unique_id, wait_until
 from tests.support.machine import Machine
 from tests.support.visitors import Request, Seen, observe, visitors
@@ -21,7 +20,7 @@ STOP_SECONDS = 15.0
 """Less than the 20 seconds after which `callboard up` kills what does not stop."""
 
 
-@pytest.mark.parametrize("how", AWAY)
+@pytest.mark.parametrize("how", [KILLED, pytest.param(FROZEN, marks=pytest.mark.long)])
 async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothing_half_written(
     park: Machine, how: str
 ) -> None:
@@ -50,13 +49,8 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
             seen = await asyncio.gather(*asked)
             assert {(one.status, one.retry_after) for one in seen} == {(503, "1")}
             assert [one for one in seen if one.seconds > LIMIT_SECONDS] == []
-            for name in REPLICAS:
-                async with park.service(name) as client:
-                    ready = await observe("readyz", partial(_readyz, client), 0)
-                assert (ready.status, ready.seconds < LIMIT_SECONDS) == (503, True)
-            park.signal("accounts-1", signal.SIGTERM)
-            assert await park.wait("accounts-1", STOP_SECONDS) == -signal.SIGTERM
-        await park.start("accounts-1")
+            ready = await asyncio.gather(*(readiness(park, name) for name in REPLICAS))
+            assert {(one.status, one.seconds < LIMIT_SECONDS) for one in ready} == {(503, True)}
 
         async def is_back() -> bool:
             return all([await park.is_ready(name) for name in (*REPLICAS, "gateway")])
@@ -73,8 +67,17 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
         await wait_until(are_counted, seconds=30)
 
 
-async def _readyz(client: httpx.AsyncClient, _: int) -> httpx.Response:
-    return await client.get("/readyz")
+async def test_without_mongodb_a_service_stops_before_it_is_killed_for_it(park: Machine) -> None:
+    async with away(park, KILLED, "mongod"):
+        park.signal("accounts-1", signal.SIGTERM)
+        assert await park.wait("accounts-1", STOP_SECONDS) == -signal.SIGTERM
+    await park.start("accounts-1")
+
+
+async def readiness(park: Machine, name: str) -> Seen:
+    """What /readyz of a process answers."""
+    async with park.service(name) as client:
+        return await observe("readyz", lambda _: client.get("/readyz"), 0)
 
 
 async def observe_after(seconds: float, kind: str, request: Request, subject: int) -> Seen:

@@ -121,6 +121,7 @@ async def test_without_shifts_players_join_and_are_looked_up(park: Machine) -> N
         assert (shift.status_code, shift.headers["retry-after"]) == (503, "1")
 
 
+@pytest.mark.long
 async def test_a_service_that_does_not_answer_costs_its_own_callers_ten_seconds_and_nobody_else(
     park: Machine,
 ) -> None:

@@ -226,7 +226,7 @@ class Trainer(Client):
             await self.change(*pair)
         await self.pause(self.rng.uniform(0, 2 * self._pause))
 
-    async def change(self, person: Person, code: str) -> None:
+    async def change(self, person: Person, code: str, patience: float | None = None) -> None:
         """Revoke what is held, grant what is not, and either where that is not known.
 
         A request whose outcome is not known may take effect late, so there is no second of the same name:
@@ -236,7 +236,7 @@ class Trainer(Client):
         is_held = self.rng.random() < 0.5 if held is None else held
         kind: Kind = "revoke" if is_held else "grant"
         operation = Operation(next(self.ids), kind, {"username": person.username, "certification": code})
-        attempt = await self.send(operation)
+        attempt = await self.send(operation, patience=patience)
         self._held[person, code] = None if attempt.outcome == "unknown" else kind == "grant"
 
 

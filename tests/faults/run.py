@@ -53,10 +53,10 @@ class Scenario:
 
     name: str
     form: Form = "processes"
-    seconds: float = 45
+    seconds: float = 40
     stop_seconds: tuple[float, float] = (3.5, 5.0)
     pause_seconds: tuple[float, float] = (0.7, 2.0)
-    patches: tuple[str, ...] = ("quick_ack_wait",)
+    patches: tuple[str, ...] = ()
     first: tuple[Fault, ...] = ()
     game_servers: int = 8
     trainers: int = 2
@@ -118,7 +118,7 @@ async def _run(system: System, histories: Path, result: Result) -> None:
     park = system.park
     preparer = Trainer(park, "preparer", seed, histories, park.certified, 0)
     for person in park.certified:
-        await preparer.change(person, "tot")
+        await preparer.change(person, "tot", patience=60)
     assert all(told.outcome == "ok" for told in read_histories(histories))
     recruiter = Recruiter(park, "recruiter", seed, histories, scenario.seconds / len(park.guests))
     last = LastServer(park, "last-server", seed, histories)

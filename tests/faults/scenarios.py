@@ -1,6 +1,7 @@
 """The runs that there are, and the negative controls, each with one promise of the product broken."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.faults.checks import Wrong
 from tests.faults.nemesis import Fault
@@ -17,7 +18,12 @@ PROCESSES = Scenario(
     "processes", first=(_ANSWERS_LOST, Fault(2.0, "stop", "accounts-1", 5.0)), patches=(_QUICK,)
 )
 ONE_PROCESS = Scenario(
-    "one process", form="one process", pause_seconds=(1.5, 3.5), first=(_ANSWERS_LOST,), patches=(_QUICK,)
+    "one process",
+    form="one process",
+    seconds=30,
+    pause_seconds=(1.5, 3.5),
+    first=(_ANSWERS_LOST,),
+    patches=(_QUICK,),
 )
 # The product as it is: one process is stopped for longer than the 30 s of its ack wait.
 UNPATCHED = Scenario(
@@ -26,34 +32,34 @@ UNPATCHED = Scenario(
 
 SHORT = replace(PROCESSES, name="short", seconds=8)
 
-_CONSUMER_STOPS = Fault(1.0, "stop", "accounts-1", 5.0)
-
 
 @dataclass(frozen=True)
 class Control:
-    """A run with a promise broken, and what the checks must then find."""
+    """A run with a promise broken by a patch, and what the checks must then find."""
 
-    patch: str
+    scenario: Scenario
     finds: Wrong
     may_find: frozenset[Wrong] = frozenset()
-    fault: Fault = _CONSUMER_STOPS
 
-    @property
-    def scenario(self) -> Scenario:
-        """The run: no fault but one that brings the weakness out."""
-        return Scenario(self.patch, seconds=0, first=(self.fault,), patches=(_QUICK, self.patch))
+
+def _without(patch: str, *faults: Fault, **given: Any) -> Scenario:
+    """A run with no fault but those that bring the weakness out."""
+    return Scenario(patch, seconds=0, first=faults, patches=(_QUICK, patch), **given)
 
 
 CONTROLS = (
-    Control("no_ledger_check", Wrong.TWICE),
+    Control(_without("no_ledger_check", Fault(1.0, "stop", "accounts-1", 6.0)), Wrong.TWICE),
     Control(
-        "no_outbox",
+        _without("no_outbox", Fault(1.0, "cut", TO_NATS, 4.0, "refuse")),
         Wrong.LOST,
         may_find=frozenset({Wrong.UNANNOUNCED}),
-        fault=Fault(1.0, "cut", TO_NATS, 3.0, "refuse"),
     ),
-    Control("no_overlap_rule", Wrong.SECOND_TWICE),
-    Control("no_versions", Wrong.CERTIFICATION),
+    Control(_without("no_overlap_rule", Fault(1.0, "stop", "applications-1", 3.0)), Wrong.SECOND_TWICE),
+    # Many changes in a short time, so that some come to one consumer while the next come to the other.
+    Control(
+        _without("no_versions", Fault(1.0, "stop", "shifts-1", 6.0), game_servers=2, trainers=6),
+        Wrong.CERTIFICATION,
+    ),
 )
 
 RUNS = {

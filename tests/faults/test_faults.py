@@ -22,9 +22,9 @@ def test_a_long_run_loses_nothing_and_counts_nothing_twice(name: str, seed: int,
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.patch)
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.scenario.name)
 def test_a_broken_promise_is_found(control: Control, tmp_path: Path) -> None:
-    run(control.patch, 1, tmp_path)
+    run(control.scenario.name, 1, tmp_path)
     found = {kind for kind, _ in json.loads((tmp_path / "findings.json").read_text("utf-8"))}
     assert control.finds in found
     assert found <= {control.finds, *control.may_find}

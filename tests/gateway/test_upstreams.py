@@ -68,6 +68,11 @@ async def break_off_halfway(_: asyncio.StreamReader, writer: asyncio.StreamWrite
     await writer.drain()
 
 
+async def answer_and_leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
+    await writer.drain()
+
+
 async def stay_silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     await reader.read()
 
@@ -88,6 +93,20 @@ async def test_replicas_take_turns(servers: Servers) -> None:
         for _ in range(6):
             assert (await client.post("/it")).status_code == 200
     assert (len(one.seen), len(other.seen)) == (3, 3)
+
+
+async def test_a_replica_that_says_it_stops_is_asked_no_more_while_there_is_another(
+    servers: Servers,
+) -> None:
+    echo = Echo()
+    async with (
+        answering(answer_and_leave) as (leaving, heads),
+        served(echo) as url,
+        in_front_of(servers, route(), [leaving, url]) as client,
+    ):
+        for _ in range(6):
+            assert (await client.post("/it")).status_code == 200
+    assert (len(heads), len(echo.seen)) == (1, 5)
 
 
 async def test_a_replica_that_cannot_be_reached_is_passed_over_even_for_a_post(servers: Servers) -> None:

@@ -4,6 +4,7 @@ import shutil
 from contextlib import AsyncExitStack
 
 import httpx
+import pytest
 
 from tests.crashes.accounting import ONCE, count
 from tests.pressure.mongods import OneMember, small_disk
@@ -15,6 +16,7 @@ from tests.support.visitors import load, visitors
 ROOM_BYTES = 500_000
 
 
+@pytest.mark.long
 async def test_a_full_disk_is_503_until_there_is_room_and_loses_nothing_that_was_acknowledged() -> None:
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(small_disk(megabytes=360))  # a mongod begins with 300 MB of journal

@@ -1,5 +1,6 @@
 """MongoDB's primary steps down, and the next one dies, under load."""
 
+import pytest
 from pymongo import AsyncMongoClient
 
 from common.mongo import Document
@@ -22,6 +23,7 @@ async def goes_on(admin: AsyncMongoClient[Document], before: object, under_way: 
     await wait_until(lambda: len(under_way.of("log", 200)) > logged + 10, seconds=60)
 
 
+@pytest.mark.long
 async def test_another_primary_costs_some_requests_a_503_and_nothing_else() -> None:
     async with three_members() as (url, members), machine(mongo_url=url) as one:
         await one.start(*SERVICES, "gateway")

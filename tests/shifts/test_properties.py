@@ -46,7 +46,7 @@ NOW = 1_700_000_000
 HOUR, DAY = 3600, 24 * 3600
 NEEDS_A_CERTIFICATION = 1002
 # The same at each run, so that a failure is always the fault of the change at hand.
-REPEATABLE = settings(settings.get_profile("ci"), max_examples=80, stateful_step_count=25)
+REPEATABLE = settings(settings.get_profile("ci"), max_examples=60, stateful_step_count=25)
 
 T = TypeVar("T")
 
@@ -183,9 +183,10 @@ class GameServers(RuleBasedStateMachine):
 
     people = strategies.integers(0, 1)
     replica = strategies.integers(0, 1)
-    durations = strategies.sampled_from([1, 20, 59, 61, 600, 601, HOUR, 13 * HOUR])
+    durations = strategies.sampled_from([1, 20, 59, 600, 601, HOUR, 13 * HOUR])
     pauses = strategies.sampled_from([1, 9, 10, 11, 40, 290, 300, HOUR, DAY, 7 * DAY])
-    ages = strategies.sampled_from([-61, -60, -60, -30, -5, 0, 300, HOUR, 7 * DAY, 7 * DAY + 1])
+    ahead = strategies.sampled_from([-61, -60, -30, -1])
+    ages = strategies.sampled_from([0, 1, 300, 301, HOUR, DAY, 7 * DAY, 7 * DAY + 1])
 
     def __init__(self, replicas: Replicas, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -208,7 +209,7 @@ class GameServers(RuleBasedStateMachine):
         server=strategies.sampled_from(["a", "b"]),
         training=strategies.sampled_from([False, False, True]),
         duration=durations,
-        age=strategies.none() | ages,
+        age=strategies.none() | ahead | ages,
         number=strategies.none() | strategies.integers(0, 5),
         key=strategies.sampled_from(["north", "south"]),
         arrives_at=strategies.none() | replica,

@@ -77,6 +77,10 @@ async def visitors(park: Machine) -> AsyncIterator[Visitors]:
         yield Visitors(game, bot)
 
 
+_BETWEEN_SECONDS = 0.03
+"""A load that left the machine nothing would only show that what starts on it starts late."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A request of a load and its answer: None when there was none. `subject` is who it was about."""
@@ -100,6 +104,7 @@ class Load:
         """Send requests of one kind, each about somebody new."""
         while not self.is_over:
             self.seen.append(await observe(kind, request, unique_id()))
+            await asyncio.sleep(_BETWEEN_SECONDS)
 
     @property
     def acknowledged_shifts(self) -> list[int]:

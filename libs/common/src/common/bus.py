@@ -8,7 +8,8 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +39,7 @@ ACK_WAIT_SECONDS = 30.0
 BATCH = 256
 FAILURES_TO_DEAD_LETTER = 10
 _PULL_SECONDS = 5.0
+_FINISH_SECONDS = 1.0
 _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -107,7 +109,7 @@ class Bus:
                 self._stream_is_there.clear()
             raise
 
-    async def batches(self, durable: str, subjects: Sequence[str]) -> AsyncIterator[list[Msg]]:
+    async def batches(self, durable: str, subjects: Sequence[str]) -> AsyncGenerator[list[Msg], None]:
         """Messages of a durable pull consumer, as many at a time as are there, until cancelled.
 
         The client's own `fetch` waits for a batch to fill, so this speaks the pull protocol itself
@@ -129,6 +131,7 @@ class Bus:
                     yield messages
             finally:
                 if not client.is_closed:
+                    await _give_back(answers)
                     await answers.unsubscribe()
 
     async def _pull(
@@ -224,15 +227,26 @@ class Consumer:
         self._outages = 0
 
     async def run(self) -> None:
-        """Consume until cancelled."""
-        async for messages in self._bus.batches(self._service, list(self._models)):
-            by_subject: dict[str, list[Msg]] = {}
-            for message in messages:
-                if message.metadata.num_delivered > 1:
-                    metrics.EVENTS_REDELIVERED.labels(self._service).inc()
-                by_subject.setdefault(message.subject, []).append(message)
-            for subject, group in by_subject.items():
-                await self._handle(self._models[subject], group)
+        """Consume until cancelled; what was begun then is finished, if that takes no longer than a second."""
+        async with aclosing(self._bus.batches(self._service, list(self._models))) as batches:
+            async for messages in batches:
+                work = asyncio.create_task(self._handle_all(messages))
+                try:
+                    await asyncio.shield(work)
+                except asyncio.CancelledError:
+                    await asyncio.wait([work], timeout=_FINISH_SECONDS)
+                    raise
+                finally:
+                    work.cancel()
+
+    async def _handle_all(self, messages: Sequence[Msg]) -> None:
+        by_subject: dict[str, list[Msg]] = {}
+        for message in messages:
+            if message.metadata.num_delivered > 1:
+                metrics.EVENTS_REDELIVERED.labels(self._service).inc()
+            by_subject.setdefault(message.subject, []).append(message)
+        for subject, group in by_subject.items():
+            await self._handle(self._models[subject], group)
 
     async def _handle(self, model: type[Event], messages: Sequence[Msg]) -> None:
         events: list[Event] = []
@@ -295,6 +309,14 @@ class Consumer:
         metrics.DEAD_LETTERS.labels(self._service).inc()
         logger.error("an event went to the dead letters: %s", reason)
         await message.term()
+
+
+async def _give_back(answers: Subscription) -> None:
+    """Let others have at once what arrived and was not begun, not only after ACK_WAIT_SECONDS."""
+    while answers.pending_msgs:
+        message = await answers.next_msg(timeout=1)
+        if not (message.headers and "Status" in message.headers):
+            await message.nak()
 
 
 def _event_id(message: Msg) -> str:
