@@ -17,7 +17,7 @@ from common.bus import DEAD_LETTERS
 from common.events import ShiftLogged, new_id
 from common.mongo import transaction
 from tests.cli.machine import CALLBOARD, run
-from tests.crashes.accounting import log
+from tests.support.accounting import log
 from tests.support import unique_id, wait_until
 from tests.support.machine import Machine, machine
 from tests.support.plans import Sent, listen, slow_plans

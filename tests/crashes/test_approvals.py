@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.crashes.accounting import events
 from tests.crashes.points import NOT_APPROVED, NOT_RANKED, NOT_TOLD
 from tests.support import wait_until
+from tests.support.accounting import events
 from tests.support.machine import Machine
 
 

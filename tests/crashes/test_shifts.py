@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from tests.crashes.accounting import NOTHING, ONCE, STORED, count, log
 from tests.crashes.points import NOT_ANSWERED, NOT_COMMITTED, NOT_MARKED, NOT_PUBLISHED, NOT_STORED
 from tests.support import unique_id, wait_until
+from tests.support.accounting import NOTHING, ONCE, STORED, count, log
 from tests.support.machine import Machine
 
 

@@ -6,10 +6,10 @@ import signal
 import httpx
 import pytest
 
-from tests.crashes.accounting import NOTHING, ONCE, STORED, count
 from tests.degradation.conftest import REPLICAS
 from tests.degradation.outages import FROZEN, KILLED, away
 from tests.support import unique_id, wait_until
+from tests.support.accounting import NOTHING, ONCE, STORED, count, is_counted
 from tests.support.machine import Machine
 from tests.support.visitors import Request, Seen, observe, visitors
 
@@ -60,11 +60,7 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
         for user in workers:
             answer = await log(user)
             assert answer.status_code == 200, answer.text
-
-        async def are_counted() -> bool:
-            return await count(park, *workers) == [ONCE for _ in workers]
-
-        await wait_until(are_counted, seconds=30)
+        await wait_until(lambda: is_counted(park, *workers), seconds=30)
 
 
 async def test_without_mongodb_a_service_stops_before_it_is_killed_for_it(park: Machine) -> None:

@@ -3,8 +3,8 @@
 import signal
 from collections.abc import Sequence
 
-from tests.crashes.accounting import ONCE, count
 from tests.support import wait_until
+from tests.support.accounting import count, is_counted
 from tests.support.machine import SERVICES, Machine, machine
 from tests.support.visitors import a_load, load, visitors
 
@@ -13,11 +13,7 @@ async def are_counted(park: Machine, users: Sequence[int]) -> None:
     """Fails unless each of these people's shifts is there, and is soon in the ledger, once."""
     assert len(users) > 10
     assert {found.shifts for found in await count(park, *users)} == {1}
-
-    async def are_in_the_ledger() -> bool:
-        return await count(park, *users) == [ONCE for _ in users]
-
-    await wait_until(are_in_the_ledger, seconds=60)
+    await wait_until(lambda: is_counted(park, *users), seconds=60)
 
 
 async def test_a_rolling_restart_fails_no_request_that_may_be_sent_again_and_others_only_with_503(

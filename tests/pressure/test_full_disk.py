@@ -6,10 +6,9 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 
-from tests.crashes.accounting import ONCE, count
 from tests.pressure.mongods import OneMember, small_disk
-from tests.pressure.test_poison import letters
 from tests.support import wait_until
+from tests.support.accounting import is_counted, letters
 from tests.support.machine import machine
 from tests.support.visitors import load, visitors
 
@@ -51,9 +50,5 @@ async def test_a_full_disk_is_503_until_there_is_room_and_loses_nothing_that_was
             if seen.status == 200:
                 assert "idempotent-replayed" in answer.headers
         users = [seen.subject for seen in under_way.of("log")]
-
-        async def are_counted() -> bool:
-            return await count(one, *users) == [ONCE for _ in users]
-
-        await wait_until(are_counted, seconds=60)
+        await wait_until(lambda: is_counted(one, *users), seconds=60)
         assert {**await letters(one, "accounts"), **await letters(one, "shifts")} == {}

@@ -6,9 +6,8 @@ import nats
 from nats.js.errors import APIError
 
 from common.bus import STREAM
-from tests.crashes.accounting import ONCE, STORED, count, log
-from tests.pressure.test_poison import is_counted, letters
 from tests.support import unique_id, wait_until
+from tests.support.accounting import ONCE, STORED, count, is_counted, letters, log
 from tests.support.machine import Machine
 
 FILLER = "callboard.filler.v1"

@@ -7,9 +7,9 @@ import nats
 
 from callboard.dead_letters import replay
 from common.events import CertificationGranted, Event, ShiftLogged
-from tests.crashes.accounting import ONCE, count, log
 from tests.pressure.conftest import A_BUG
 from tests.support import unique_id, wait_until
+from tests.support.accounting import count, is_counted, letters, log
 from tests.support.machine import Machine
 
 MALFORMED: dict[str, tuple[type[Event], bytes]] = {
@@ -46,17 +46,6 @@ async def publish(park: Machine, name: str, subject: str, payload: bytes) -> Non
     client = await nats.connect(park.servers.nats_url)
     await client.jetstream().publish(subject, payload, headers={"Nats-Msg-Id": name})
     await client.close()
-
-
-async def letters(park: Machine, service: str = "accounts") -> dict[str, Any]:
-    """The reasons of a service's dead letters, by event."""
-    async with park.mongodb() as client:
-        return {one["_id"]: one["reason"] async for one in client[service]["dead_letters"].find()}
-
-
-async def is_counted(park: Machine, user: int) -> bool:
-    """Whether a person's shift is counted once."""
-    return await count(park, user) == [ONCE]
 
 
 async def test_malformed_and_impossible_events_are_put_aside_and_the_next_one_is_counted(

@@ -4,10 +4,9 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from common.mongo import Document
-from tests.crashes.accounting import ONCE, count
 from tests.pressure.mongods import three_members
-from tests.pressure.test_poison import letters
 from tests.support import wait_until
+from tests.support.accounting import is_counted, letters
 from tests.support.machine import SERVICES, machine
 from tests.support.visitors import Load, a_load, load, visitors
 
@@ -44,9 +43,5 @@ async def test_another_primary_costs_some_requests_a_503_and_nothing_else() -> N
             assert {seen.status for seen in under_way.failed("approve")} <= {502, 503}
             users = under_way.acknowledged_shifts
             assert len(users) > 20
-
-            async def are_counted() -> bool:
-                return await count(one, *users) == [ONCE for _ in users]
-
-            await wait_until(are_counted, seconds=60)
+            await wait_until(lambda: is_counted(one, *users), seconds=60)
         assert {**await letters(one, "accounts"), **await letters(one, "shifts")} == {}

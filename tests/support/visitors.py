@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.support import unique_id
+from tests.support.accounting import ENDED_AT
 from tests.support.machine import Machine
 
 Request = Callable[[int], Awaitable[httpx.Response]]
@@ -32,7 +33,7 @@ class Visitors:
             "duration": 600,
             "training": "false",
             "server": "server-1",
-            "ended_at": int(time.time()) // 3600 * 3600,
+            "ended_at": ENDED_AT,
         } | given
         headers = {"Roblox-Id": str(place)} | ({"Idempotency-Key": key} if key else {})
         return await self.game.post("/log", params=params, headers=headers)

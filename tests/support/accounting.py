@@ -22,6 +22,9 @@ class Counts:
     points: int = 0
 
 
+ENDED_AT = int(time.time())
+"""When all shifts of these tests ended, however often they are sent (Unix s)."""
+
 NOTHING = Counts()
 STORED = Counts(shifts=1, events=1, unsent=1)
 ONCE = Counts(shifts=1, events=1, unsent=0, ledger_entries=1, points=10)
@@ -51,6 +54,17 @@ async def count(park: Machine, *users: int) -> list[Counts]:
     return [found[user] for user in users]
 
 
+async def is_counted(park: Machine, *users: int) -> bool:
+    """Whether each person's shift is counted once."""
+    return await count(park, *users) == [ONCE for _ in users]
+
+
+async def letters(park: Machine, service: str = "accounts") -> dict[str, str]:
+    """The reasons of a service's dead letters, by event."""
+    async with park.mongodb() as client:
+        return {one["_id"]: one["reason"] async for one in client[service]["dead_letters"].find()}
+
+
 async def events(park: Machine, service: str, user: int) -> list[dict[str, Any]]:
     """A service's events about a person, and whether they were sent."""
     async with park.mongodb() as client:
@@ -67,7 +81,7 @@ async def log(client: httpx.AsyncClient, user: int) -> httpx.Response | None:
         "duration": 600,
         "training": "false",
         "server": "server-1",
-        "ended_at": int(time.time()) // 3600 * 3600,
+        "ended_at": ENDED_AT,
     }
     headers = {KEY_NAME_HEADER: "game", "Idempotency-Key": f"shift-{user}"}
     try:
