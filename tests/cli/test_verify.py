@@ -17,8 +17,8 @@ from common.bus import DEAD_LETTERS
 from common.events import ShiftLogged, new_id
 from common.mongo import transaction
 from tests.cli.machine import CALLBOARD, run
-from tests.support.accounting import log
 from tests.support import unique_id, wait_until
+from tests.support.accounting import log
 from tests.support.machine import Machine, machine
 from tests.support.plans import Sent, listen, slow_plans
 
