@@ -22,7 +22,7 @@ ONE_PROCESS = Scenario(
     form="one process",
     seconds=30,
     pause_seconds=(1.5, 3.5),
-    first=(_ANSWERS_LOST,),
+    first=(_ANSWERS_LOST, Fault(15.0, "kill", "callboard", 0)),
     patches=(_QUICK,),
 )
 # The product as it is: one process is stopped for longer than the 30 s of its ack wait.

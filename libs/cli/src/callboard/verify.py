@@ -1,7 +1,7 @@
 """Is every shift counted exactly once? What the services keep is compared, one by one, and mended if asked."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ _PAUSE_SECONDS = 0.2
 _ADVANCE_EVERY = 1_000
 _AT_ONCE = 1_000
 _TOLD = 10
-_LONGEST_SECONDS = 6 * 3600.0
+_LONGEST_READ_SECONDS = 60.0
 
 _COUNTED = ("shifts", "ledger_entries", "people", "points", "certifications")
 _MENDED = {
@@ -109,17 +109,18 @@ async def verify(
     Works through the data in order and in batches, so it may be large, and Callboard may be running. With
     `repair`, what can be mended is mended, and all is compared once more; doing so again changes nothing.
     """
-    with pymongo.timeout(_LONGEST_SECONDS):
-        async with AsyncExitStack() as stack:
-            databases = {
-                name: await stack.enter_async_context(open_database(settings, name)) for name in DATABASES
-            }
-            if not repair:
-                return await _Round(databases, advance, patience_seconds).run()
-            before = await _Round(databases, advance, patience_seconds, is_repairing=True).run()
-            report = await _Round(databases, advance, patience_seconds).run()
-            report.found, report.repairs = before.differences, before.repairs
-            return report
+    async with AsyncExitStack() as stack:
+        databases = {
+            name: await stack.enter_async_context(open_database(settings, name)) for name in DATABASES
+        }
+        for database in databases.values():
+            await database.command("ping")  # where MongoDB does not answer, this fails in two seconds
+        if not repair:
+            return await _Round(databases, advance, patience_seconds).run()
+        before = await _Round(databases, advance, patience_seconds, is_repairing=True).run()
+        report = await _Round(databases, advance, patience_seconds).run()
+        report.found, report.repairs = before.differences, before.repairs
+        return report
 
 
 class _Round:
@@ -150,16 +151,17 @@ class _Round:
         return unsent
 
     async def _counts(self, collection: str, where: Mapping[str, Any]) -> dict[str, int]:
-        return {
-            name: await database[collection].count_documents(where)
-            for name, database in self._databases.items()
-        }
+        with pymongo.timeout(_LONGEST_READ_SECONDS):
+            return {
+                name: await database[collection].count_documents(where)
+                for name, database in self._databases.items()
+            }
 
     async def _compare(self, comparison: Comparison) -> None:
         size = await comparison.size()
         done = 0
         noted: list[Any] = []
-        async for pair in comparison.pairs():
+        async for pair in _each(comparison.pairs()):
             done += 1
             if done % _ADVANCE_EVERY == 0:
                 self._advance(comparison.what, done, size)
@@ -180,7 +182,7 @@ class _Round:
         """What still differs when patience ends; what was under way when it was compared may not."""
         lasting: list[Pair] = []
         while keys:
-            lasting = [pair async for pair in comparison.pairs(keys) if comparison.differences(pair)]
+            lasting = [pair async for pair in _each(comparison.pairs(keys)) if comparison.differences(pair)]
             if not lasting or not await self._may_change():
                 break
             keys = [key for key, *_ in lasting]
@@ -205,6 +207,16 @@ class _Round:
         if publisher is None or not self._report.unsent_events[publisher]:
             mended = self._report.repairs.get(comparison.what, 0) + await comparison.mend(lasting)
             self._report.repairs[comparison.what] = mended
+
+
+async def _each(pairs: AsyncIterator[Pair]) -> AsyncIterator[Pair]:
+    """The pairs; each may take its time to be read, and all of them as long as there are any."""
+    while True:
+        with pymongo.timeout(_LONGEST_READ_SECONDS):
+            pair = await anext(pairs, None)
+        if pair is None:
+            return
+        yield pair
 
 
 def _first(texts: Sequence[str]) -> list[str]:
