@@ -27,7 +27,7 @@ Fact = ShiftLogged | CertificationGranted | CertificationRevoked
 T = TypeVar("T")
 
 # The same at each run, so that a failure is always the fault of the change at hand.
-REPEATABLE = settings(settings.get_profile("ci"), max_examples=50, stateful_step_count=30)
+REPEATABLE = settings(settings.get_profile("ci"), max_examples=40, stateful_step_count=25)
 
 
 @dataclass(frozen=True)
