@@ -153,7 +153,7 @@ async def test_imported_people_are_visible_at_once_and_can_be_changed(park: Mach
     for name, rank, rankid in (("Before", "Cast Member", 20), ("After", "40", 40)):
         username = f"{name}_{user}"
         text = f"id,username,rank,discord\r\n{user},{username},{rank},{discord}\r\n\r\n"
-        assert await import_people(park, "\ufeff" + text) == (0, "Imported 1 people.")
+        assert await import_people(park, "\ufeff" + text) == (0, "People imported: 1.")
         async with httpx.AsyncClient(headers={"x-api-key": park.keys()["OPERATOR_KEY"]}) as client:
             profile = (await client.get(f"{park.url}/profile?discord={discord}")).json()
         assert (profile["id"], profile["username"], profile["rankid"]) == (user, username, rankid)
@@ -289,7 +289,7 @@ async def test_a_dead_letter_is_listed_fails_verify_and_is_handled_when_sent_aga
 
         await shifts["shifts"].insert_one(document)
         replayed = await park.callboard("dead-letters", "replay")
-        assert (replayed.status, replayed.error) == (0, "Sent 1 events again.\n")
+        assert (replayed.status, replayed.error) == (0, "Events sent again: 1.\n")
 
         async def is_in_the_ledger() -> bool:
             return await accounts["ledger"].find_one({"_id": event.id}) is not None

@@ -248,7 +248,7 @@ def people_import(
     """Add or change people for the local identity and ranking plugins."""
     from callboard.people import import_file
 
-    told.print(f"Imported {_run(import_file(_settings(data_dir), file))} people.")
+    told.print(f"People imported: {_run(import_file(_settings(data_dir), file))}.")
 
 
 @app.command()
@@ -305,7 +305,7 @@ def letters_replay(data_dir: DataDir = None) -> None:
     """Send these events again, once the cause is mended."""
     from callboard.dead_letters import replay
 
-    told.print(f"Sent {_run(replay(_settings(data_dir)))} events again.")
+    told.print(f"Events sent again: {_run(replay(_settings(data_dir)))}.")
 
 
 @app.command()
