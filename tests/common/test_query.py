@@ -1,10 +1,14 @@
 """Parameters by the rules of the public contract."""
 
+from urllib.parse import parse_qsl
+
 import pytest
 from fastapi import Request
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import InvalidQuery
-from common.query import Flag, Id, Query, Seconds, Text, query_parameters, read_query
+from common.query import Flag, Id, Query, Seconds, Text, parse_pairs, query_parameters, read_query
 
 
 class Sample(Query):
@@ -94,3 +98,8 @@ def test_parameters_are_documented_from_the_same_model() -> None:
     documented = {entry["name"]: entry for entry in query_parameters(Sample)["parameters"]}
     assert [name for name, entry in documented.items() if entry["required"]] == ["id"]
     assert documented["id"]["schema"]["maximum"] == 2**63 - 1
+
+
+@given(st.text(alphabet="ab1=&%+;26~ÿ", max_size=20))
+def test_a_query_is_parsed_as_the_standard_library_does(query: str) -> None:
+    assert parse_pairs(query) == parse_qsl(query, keep_blank_values=True)

@@ -9,9 +9,11 @@ import pytest
 
 from common.errors import ConfigurationError
 from gateway.main import create
+from gateway.models import parse_rate
+from gateway.policies.rate_limit import Windows
 from gateway.settings import GatewaySettings
 from tests.gateway.builders import changed_config, echoes, make_key, open_gateway
-from tests.support import Servers, running, settings, wait_until
+from tests.support import Servers, running, settings, unique_id, wait_until
 
 TOO_MANY = '{"status":"error","message":"too many requests"}'
 OPTIONS = "[plugins.options.rate_limit]"
@@ -48,6 +50,19 @@ async def test_a_window_ends(client: httpx.AsyncClient, servers: Servers) -> Non
         return (await client.get("/profile", headers={"x-api-key": key})).status_code == 200
 
     await wait_until(passes, 3)
+
+
+async def test_addresses_that_never_come_again_are_forgotten() -> None:
+    windows = Windows(sweep_seconds=0)
+    for number in range(100):
+        windows.count(parse_rate("5/s"), ("address", f"192.0.2.{number}"))
+    assert len(windows) == 100
+
+    async def only_the_newest_is_left() -> bool:
+        windows.count(parse_rate("60/min"), ("address", f"198.51.100.{unique_id()}"))
+        return len(windows) < 100
+
+    await wait_until(only_the_newest_is_left, 3)
 
 
 async def test_the_configured_rate_holds_for_keys_without_one(servers: Servers, tmp_path: Path) -> None:

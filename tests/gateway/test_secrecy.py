@@ -1,9 +1,8 @@
 """A key in a request is in no log, error or metric; what is logged of each request instead."""
 
-import io
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -31,29 +30,25 @@ async def client(servers: Servers) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    """All that is logged, at every level, as it is written in production."""
+def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """Answers all that was logged, at every level, as it is written in production."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     logs.configure_logging("gateway", "DEBUG")
-    written = io.StringIO()
-    handler = root.handlers[0]
-    assert isinstance(handler, logging.StreamHandler)
-    handler.setStream(written)
     try:
-        yield written
+        yield lambda: capsys.readouterr().err
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
 
 
-def access_lines(logged: io.StringIO) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in logged.getvalue().splitlines()]
+def access_lines(logged: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in logged.splitlines()]
     return [line for line in lines if line["logger"] == "gateway.access"]
 
 
 async def test_a_key_is_in_no_log_error_or_metric(
-    client: httpx.AsyncClient, servers: Servers, logged: io.StringIO
+    client: httpx.AsyncClient, servers: Servers, logged: Callable[[], str]
 ) -> None:
     canary = await make_key(servers, "operator")
     roblox_canary = await make_key(servers, "roblox")
@@ -77,7 +72,7 @@ async def test_a_key_is_in_no_log_error_or_metric(
                     await client.request(method, path + query, headers=headers) for method in ("GET", "POST")
                 ]
     assert {200, 401, 403, 404, 405, 500, 503} <= {answer.status_code for answer in answers}
-    everything = logged.getvalue() + generate_latest().decode()
+    everything = logged() + generate_latest().decode()
     for answer in answers:
         if answer.status_code != 200:
             everything += answer.text + str(answer.headers)
@@ -94,7 +89,7 @@ async def test_a_key_is_in_no_log_error_or_metric(
 
 
 async def test_each_request_is_one_line_that_names_the_route_and_the_key(
-    client: httpx.AsyncClient, servers: Servers, logged: io.StringIO
+    client: httpx.AsyncClient, servers: Servers, logged: Callable[[], str]
 ) -> None:
     name = unique_name()
     key = await make_key(servers, "discord", name=name)
@@ -103,7 +98,7 @@ async def test_each_request_is_one_line_that_names_the_route_and_the_key(
     await client.delete("/profile")
     await client.get("/nowhere")
     await client.get(f"/connect?key={key}&place=x", headers={"Roblox-Id": "1001"})
-    found, anyone, wrong_method, nowhere, denied = access_lines(logged)
+    found, anyone, wrong_method, nowhere, denied = access_lines(logged())
     assert {
         name: found[name] for name in ("route", "method", "status", "key", "place", "request_id", "level")
     } == {

@@ -5,11 +5,12 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from urllib.parse import parse_qsl, quote_from_bytes, unquote_plus
+from urllib.parse import quote_from_bytes, unquote_plus
 
 from starlette.types import Receive
 
 from common.errors import InvalidQuery
+from common.query import parse_pairs
 from gateway.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 
 Header = tuple[bytes, bytes]
@@ -51,9 +52,10 @@ def read_headers(raw: Iterable[Header]) -> tuple[dict[str, str], list[Header]]:
     headers: dict[str, str] = {}
     forwarded: list[Header] = []
     for header in raw:
-        name, value = header[0].decode("latin-1"), header[1].decode("latin-1")
+        name, is_forwarded = _read_name(header[0])
+        value = header[1].decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        if _is_forwarded(header[0]):
+        if is_forwarded:
             forwarded.append(header)
     connection = headers.get("connection", "keep-alive").lower()
     if connection not in ("keep-alive", "close"):
@@ -63,16 +65,17 @@ def read_headers(raw: Iterable[Header]) -> tuple[dict[str, str], list[Header]]:
 
 
 @lru_cache(1024)
-def _is_forwarded(name: bytes) -> bool:
+def _read_name(name: bytes) -> tuple[str, bool]:
     # An underscore can pass for a hyphen further on, so such a name could smuggle in one of the others.
-    return not (name in _NOT_FORWARDED or b"_" in name or name.startswith((b"x-callboard-", b"x-forwarded-")))
+    is_kept = name in _NOT_FORWARDED or b"_" in name or name.startswith((b"x-callboard-", b"x-forwarded-"))
+    return name.decode("latin-1"), not is_kept
 
 
 def read_query(raw: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
     """The parameters, and the query that a service may see: without `key`, else as it came."""
     if not raw.isascii():
         raw = quote_from_bytes(raw, safe=bytes(range(128))).encode()
-    pairs = parse_qsl(raw.decode(), keep_blank_values=True)
+    pairs = parse_pairs(raw.decode())
     if any(name == "key" for name, _ in pairs):
         parts = raw.split(b"&")
         raw = b"&".join(part for part in parts if unquote_plus(part.partition(b"=")[0].decode()) != "key")
@@ -81,25 +84,25 @@ def read_query(raw: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
 
 def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
     """Whose request it is: the peer, or whom the trusted proxies say they were called by, nearest first."""
-    address = _parse_address(peer)
-    if address is None:
-        return peer
+    text, address = _parse_address(peer)
     hops = forwarded_for.split(",")
-    while hops and any(address in network for network in trusted):
-        before = _parse_address(hops.pop().strip())
+    while hops and address and any(address in network for network in trusted):
+        before_text, before = _parse_address(hops.pop().strip())
         if before is None:
             break
-        address = before
-    return str(address)
+        text, address = before_text, before
+    return text
 
 
 @lru_cache(4096)
-def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+def _parse_address(text: str) -> tuple[str, IPv4Address | IPv6Address | None]:
+    """The address, and how it is written; None for what is no address."""
     try:
         address = ip_address(text)
     except ValueError:
-        return None
-    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+        return text, None
+    address = (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+    return str(address), address
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:

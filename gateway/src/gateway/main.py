@@ -44,10 +44,9 @@ def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
             app.state.health = Health(database, bus=None)
             yield
 
-    app = bare_app(NAME, lifespan, openapi_url=None)
+    app = bare_app(NAME, lifespan, Door, openapi_url=None)
     add_health_routes(app)
     add_docs_routes(app)
-    app.add_middleware(Door)
     return app
 
 

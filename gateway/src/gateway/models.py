@@ -4,9 +4,8 @@ import re
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-import limits
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from common.group import PlaceId
@@ -14,16 +13,23 @@ from common.group import PlaceId
 KeyScope = Literal["roblox", "discord", "operator"]
 
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|min|h|day)")
-_UNITS = {"s": "second", "min": "minute", "h": "hour", "day": "day"}
+_UNITS = {"s": 1, "min": 60, "h": 3600, "day": 86_400}
+
+
+class ParsedRate(NamedTuple):
+    """So many requests in so many seconds."""
+
+    requests: int
+    seconds: int
 
 
 @lru_cache(1024)
-def parse_rate(text: str) -> limits.RateLimitItem:
+def parse_rate(text: str) -> ParsedRate:
     """The limit that "500/min" means. Raises ValueError."""
     found = _RATE.fullmatch(text)
     if found is None:
         raise ValueError('expected a number per s, min, h or day, such as "500/min"')
-    return limits.parse(f"{found[1]} per {_UNITS[found[2]]}")
+    return ParsedRate(int(found[1]), _UNITS[found[2]])
 
 
 def _is_a_rate(text: str) -> str:

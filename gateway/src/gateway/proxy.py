@@ -3,8 +3,10 @@
 This is plain ASGI, outside of FastAPI's routing: every request crosses it, so each call in it counts.
 """
 
+import itertools
 import json
 import logging
+import secrets
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,8 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from common import metrics
 from common.app import internal_error
 from common.errors import ServiceError
-from common.events import new_id
-from common.logs import key_name, request_id
+from common.logs import key_name, log_fields, request_id
 from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER
 from gateway.errors import MethodNotAllowed, MissingKey
 from gateway.incoming import Header, Network, client_address, read_body, read_headers, read_query
@@ -29,6 +30,9 @@ access_log = logging.getLogger("gateway.access")
 
 OWN_PAGES = frozenset({b"/healthz", b"/readyz", b"/docs", b"/openapi.json"})
 
+_process = secrets.token_hex(8)
+_requests = itertools.count(1)
+
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _KEY_NAME = KEY_NAME_HEADER.encode()
 
@@ -40,11 +44,11 @@ class Door:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] == "http" and scope["raw_path"] not in OWN_PAGES:
-            await scope["app"].state.proxy(scope, receive, send)
-        else:
+        """ASGI, for HTTP only."""
+        if scope["raw_path"] in OWN_PAGES:
             await self._app(scope, receive, send)
+        else:
+            await scope["app"].state.proxy(scope, receive, send)
 
 
 class Proxy:
@@ -66,7 +70,7 @@ class Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for HTTP only."""
         started = time.perf_counter()
-        request = new_id()
+        request = f"{_process}-{next(_requests):x}"
         request_id.set(request)
         key_name.set(None)
         template, method = "other", "other"
@@ -107,7 +111,7 @@ class Proxy:
         answer.headers.append((_REQUEST_ID, request.encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
-        _note(template, method, call, answer.status, time.perf_counter() - started)
+        _note(request, template, method, call, answer.status, time.perf_counter() - started)
 
     async def _admit(self, call: Call) -> None:
         """Raises what the first policy raises that does not let the request pass."""
@@ -146,19 +150,23 @@ def _refusal(error: ServiceError) -> Answer:
     return Answer(error.status, headers, body)
 
 
-def _note(template: str, method: str, call: Call | None, status: int, seconds: float) -> None:
+def _note(request: str, template: str, method: str, call: Call | None, status: int, seconds: float) -> None:
     count, duration = _metrics_of(method, template, status)
     count.inc()
     duration.observe(seconds)
     place = next(iter(call.values("place")), "") if call else ""
-    access_log.info(
-        "request",
-        extra={
+    log_fields(
+        access_log,
+        {
+            "message": "request",
+            "request_id": request,
+            "key": call.key.name if call and call.key else None,
             "method": method,
             "route": template,
             "status": status,
             "milliseconds": round(seconds * 1000, 1),
             "place": place if place.isascii() and place.isdecimal() and len(place) <= 19 else None,
+            "service": "gateway",
         },
     )
 

