@@ -12,6 +12,8 @@ FIRST_PERSON = 1_000_000
 PEOPLE = 5_000
 """Whom /connect and /profile ask for; the last fifth of them has no account."""
 WITH_ACCOUNT = PEOPLE * 4 // 5
+SERVERS = 1_000
+"""Which log shifts; each may log 500 in a minute."""
 
 _STRIDE = 7_919
 """People follow each other by this much, so that neighbours in an index are not neighbours in time."""
@@ -54,7 +56,7 @@ def request_maker(traffic: Traffic) -> Callable[[], bytes]:
             number = next(counter)
             return (
                 f"POST /log?place={PLACE}&id={first + number * _STRIDE % people}&duration=60&training=false"
-                f"&server=server-{number % 50}&ended_at={int(time.time())}{end}"
+                f"&server=server-{number % SERVERS}&ended_at={int(time.time())}{end}"
                 f"Idempotency-Key: {traffic.run}-{number}\r\nContent-Length: 0\r\n\r\n"
             ).encode()
 
@@ -74,7 +76,7 @@ def lua(traffic: Traffic) -> str:
 request = function()
   local path = string.format(
     "/log?place={PLACE}&id=%.0f&duration=60&training=false&server=server-%d&ended_at=%d",
-    {traffic.first} + number * {_STRIDE} % {traffic.people}, number % 50, os.time())
+    {traffic.first} + number * {_STRIDE} % {traffic.people}, number % {SERVERS}, os.time())
   wrk.headers["Idempotency-Key"] = "{traffic.run}-" .. number
   number = number + 1
   return wrk.format("POST", path)

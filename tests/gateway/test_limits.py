@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import ConfigurationError
 from gateway.main import create
-from gateway.models import parse_rate
 from gateway.policies.rate_limit import Windows
+from gateway.routes import load_routes
 from gateway.settings import GatewaySettings
 from tests.gateway.builders import changed_config, echoes, make_key, open_gateway
 from tests.support import Servers, running, settings, unique_id, wait_until
@@ -55,11 +55,11 @@ async def test_a_window_ends(client: httpx.AsyncClient, servers: Servers) -> Non
 async def test_addresses_that_never_come_again_are_forgotten() -> None:
     windows = Windows(sweep_seconds=0)
     for number in range(100):
-        windows.count(parse_rate("5/s"), ("address", f"192.0.2.{number}"))
+        windows.count(5, 1, ("address", f"192.0.2.{number}"))
     assert len(windows) == 100
 
     async def only_the_newest_is_left() -> bool:
-        windows.count(parse_rate("60/min"), ("address", f"198.51.100.{unique_id()}"))
+        windows.count(60, 60, ("address", f"198.51.100.{unique_id()}"))
         return len(windows) < 100
 
     await wait_until(only_the_newest_is_left, 3)
@@ -75,6 +75,50 @@ async def test_the_configured_rate_holds_for_keys_without_one(servers: Servers, 
             (await client.get("/profile", headers={"x-api-key": with_rate})).status_code for _ in range(6)
         ]
         assert statuses == [200] * 5 + [429]
+
+
+async def test_log_has_a_rate_of_its_own_for_each_key_and_server(servers: Servers) -> None:
+    key, other = await make_key(servers, "roblox"), await make_key(servers, "roblox")
+    route = next(route for route in load_routes().all if route.path == "/log")
+    assert (route.rate, route.rate_by) == ("500/min", "server")
+
+    async with open_gateway(servers, echoes()) as client:
+
+        async def log(key: str, server: str) -> httpx.Response:
+            query = {"place": "1001", "server": server}
+            return await client.post("/log", params=query, headers={"x-api-key": key, "Roblox-Id": "1001"})
+
+        for _ in range(500):
+            assert (await log(key, "job-1")).status_code == 200
+        assert is_too_many(await log(key, "job-1"), 60)
+        assert (await log(key, "job-2")).status_code == 200
+        assert (await log(other, "job-1")).status_code == 200
+
+
+async def test_every_answer_to_a_key_says_what_is_left_of_the_nearest_limit(
+    client: httpx.AsyncClient, servers: Servers
+) -> None:
+    key = await make_key(servers, rate="3/h")
+    for expected in ('"requests";r=2;t=3600', '"requests";r=1;t=3600', '"requests";r=0;t=3600'):
+        response = await client.get("/profile", headers={"x-api-key": key})
+        assert response.headers["RateLimit"] == expected
+        assert response.headers["RateLimit-Policy"] == '"requests";q=3;w=3600'
+    refused = await client.get("/profile", headers={"x-api-key": key})
+    assert is_too_many(refused, 3600)
+    assert refused.headers["RateLimit"].startswith('"requests";r=0;t=')
+    log = await client.post(
+        "/log?place=1001&server=s",
+        headers={"x-api-key": await make_key(servers, "roblox"), "Roblox-Id": "1001"},
+    )
+    assert log.headers["RateLimit-Policy"] == '"requests";q=500;w=60'
+
+
+async def test_each_of_several_gateways_lets_its_part_pass(servers: Servers, tmp_path: Path) -> None:
+    config = limits(tmp_path, {"replicas = 1": "replicas = 2"})
+    key = await make_key(servers, rate="5/h")
+    async with open_gateway(servers, echoes(), config=config) as client:
+        statuses = [(await client.get("/profile", headers={"x-api-key": key})).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
 
 
 async def test_a_limited_request_is_counted_before_its_body_is_judged_and_reaches_no_service(

@@ -71,6 +71,8 @@ def test_every_key_of_the_file_is_explained_in_it() -> None:
         ),
         (GOOD + "max_body = 1", "route 1: max_body: "),
         (GOOD + "seconds = 0", "route 1: seconds: "),
+        (GOOD + 'rate = "often"', "route 1: rate: expected a number per s, min, h or day"),
+        (GOOD + 'rate_by = "server"', "route 1: rate_by: expected a rate too"),
         (GOOD + GOOD, "route 2: GET /x is there already"),
     ],
 )

@@ -109,6 +109,8 @@ class Proxy:
             failure = internal_error(request)
             answer = Answer(500, failure.raw_headers, bytes(failure.body))
         answer.headers.append((_REQUEST_ID, request.encode()))
+        if call is not None:
+            answer.headers.extend(call.answer_headers)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
         _note(request, template, method, call, answer.status, time.perf_counter() - started)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from common.errors import ConfigurationError
 from gateway.errors import NotFound
-from gateway.models import KeyScope
+from gateway.models import KeyScope, Rate
 
 ROUTES = Path(__file__).with_name("routes.toml")
 
@@ -31,6 +31,8 @@ class Route(BaseModel):
     anyone: bool = False
     roblox_only: bool = False
     idempotent: bool = False
+    rate: Rate | None = None
+    rate_by: str | None = Field(None, pattern=r"^[a-z_]+$")
     max_body_bytes: int = Field(16_384, ge=0)
     seconds: float = Field(10, gt=0)
 
@@ -47,6 +49,8 @@ class Route(BaseModel):
             raise ValueError("expected either scopes or anyone = true")
         if self.roblox_only and self.scopes != {"roblox"}:
             raise ValueError('roblox_only: expected scopes = ["roblox"]')
+        if self.rate_by and not self.rate:
+            raise ValueError("rate_by: expected a rate too")
         return self
 
 

@@ -5,7 +5,7 @@ The built-in policies are the modules of this package; others are found and cons
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from common.errors import ServiceError
@@ -27,6 +27,7 @@ class Call:
     query: Sequence[tuple[str, str]]
     address: str
     key: Key | None = None
+    answer_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def values(self, name: str) -> list[str]:
         """The query parameter's values, in their order; an empty one counts as absent."""
