@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.mongo import Database, connect, migrate
+from gateway.connections import ClientConnection
 from gateway.keys import create_key
 from gateway.main import create
 from gateway.models import KeyScope
@@ -148,10 +149,17 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
+async def served(app: ASGIApp, http: type[asyncio.Protocol] = ClientConnection) -> AsyncIterator[str]:
     """The app behind a port of its own, over HTTP; answers its URL."""
     config = uvicorn.Config(
-        app, port=0, log_config=None, access_log=False, lifespan="off", proxy_headers=False
+        app,
+        port=0,
+        http=http,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        proxy_headers=False,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve())

@@ -5,6 +5,34 @@ from collections.abc import Iterable
 from common.errors import ServiceError
 
 
+class InvalidRequest(ServiceError):
+    """400: what arrived is no HTTP request."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "invalid request")
+
+
+class HeadTooSlow(ServiceError):
+    """408: a request's line and headers did not arrive in time."""
+
+    def __init__(self) -> None:
+        super().__init__(408, "request did not arrive in time")
+
+
+class HeadTooLarge(ServiceError):
+    """431: a request's line and headers are too large."""
+
+    def __init__(self) -> None:
+        super().__init__(431, "headers too large")
+
+
+class TooManyConnections(ServiceError):
+    """503: more clients are connected than there is room for."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "too many connections, try again", headers={"Retry-After": "1"})
+
+
 class NotFound(ServiceError):
     """404: `routes.toml` has no such path, or it was not written in its one canonical way."""
 

@@ -12,6 +12,7 @@ from common.mongo import check_migrated, connect
 from common.peers import Apps
 from common.plugins import load
 from common.settings import read_settings
+from gateway.connections import ClientConnection, allow_open_files
 from gateway.docs import Docs, add_docs_routes
 from gateway.proxy import Door, Proxy
 from gateway.repository import COLLECTIONS
@@ -64,13 +65,20 @@ def _metrics_page(settings: GatewaySettings) -> Iterator[None]:
         thread.join()
 
 
+def serve(app: FastAPI, settings: GatewaySettings, name: str) -> None:
+    """Serve the public port until SIGTERM or Ctrl-C."""
+    allow_open_files()
+    run(
+        app,
+        settings,
+        name,
+        http=ClientConnection,
+        drain_seconds=0,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+    )
+
+
 if __name__ == "__main__":
     own_settings = read_settings(GatewaySettings)
-    run(
-        create(own_settings),
-        own_settings,
-        NAME,
-        drain_seconds=0,
-        tls_cert=own_settings.tls_cert,
-        tls_key=own_settings.tls_key,
-    )
+    serve(create(own_settings), own_settings, NAME)

@@ -103,7 +103,7 @@ class Proxy:
                 ),
             )
         except ServiceError as error:
-            answer = _refusal(error)
+            answer = refusal(error)
         except Exception:
             logger.exception("unexpected error")
             failure = internal_error(request)
@@ -145,7 +145,8 @@ def _is_repeatable(route: Route, forwarded: Sequence[Header]) -> bool:
     )
 
 
-def _refusal(error: ServiceError) -> Answer:
+def refusal(error: ServiceError) -> Answer:
+    """The answer that tells of this error."""
     body = json.dumps(error.body(), separators=(",", ":"), ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pymongo
 import uvicorn
@@ -186,13 +186,14 @@ def run(
     settings: Settings,
     name: str,
     *,
+    http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
     drain_seconds: float = DRAIN_SECONDS,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is in flight; HTTPS where a certificate is given.
 
-    For at most `drain_seconds`, callers that keep connections open are still answered and told to go.
+    `http` speaks with a client. For at most `drain_seconds`, callers that keep connections open are still answered and told to go.
     """
     configure_logging(name, settings.log_level)
     gc.collect()
@@ -202,6 +203,8 @@ def run(
         app,
         host=settings.host,
         port=settings.port,
+        http=http,
+        ws="none",
         log_config=None,
         access_log=False,
         proxy_headers=False,

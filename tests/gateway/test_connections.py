@@ -1,0 +1,161 @@
+"""Clients that send too slowly, too much or no HTTP, that read nothing, or that are too many."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from gateway.connections import ClientConnection
+from tests.gateway.builders import served
+from tests.support import wait_until
+
+LARGEST_HEAD = ClientConnection.most_head_bytes
+
+
+class Impatient(ClientConnection):
+    """Waits for a moment only."""
+
+    slow_seconds = 0.2
+
+
+class Crowded(ClientConnection):
+    """Has room for two."""
+
+    most_connections = 2
+
+
+async def hello(_: Scope, __: Receive, send: Send) -> None:
+    """Answers in a word."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection of our own."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        async with asyncio.timeout(10):
+            yield reader, writer
+    finally:
+        writer.close()
+
+
+async def refused(reader: asyncio.StreamReader) -> tuple[int, object]:
+    """Status and body of the answer after which the connection closes."""
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head
+    return int(head.split()[1]), json.loads(body)
+
+
+async def test_what_is_no_http_is_400_in_our_own_words() -> None:
+    async with served(hello) as url, connected(url) as (reader, writer):
+        writer.write(b"\x16\x03\x01 not HTTP\r\n\r\n")
+        assert await refused(reader) == (400, {"status": "error", "message": "invalid request"})
+
+
+@pytest.mark.parametrize("piece", [1000, 1_000_000])
+async def test_a_head_that_is_too_large_is_431_whether_it_ends_or_not(piece: int) -> None:
+    async with served(hello) as url, connected(url) as (reader, writer):
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nX-Large: " + b"x" * LARGEST_HEAD + b"\r\n\r\n"
+        writer.write(head[:piece])
+        writer.write(head[piece:])
+        assert await refused(reader) == (431, {"status": "error", "message": "headers too large"})
+
+
+async def test_a_head_just_below_the_limit_passes_and_so_does_the_next_one() -> None:
+    async with served(hello) as url, httpx.AsyncClient(base_url=url) as client:
+        for _ in range(3):
+            response = await client.get("/", headers={"X-Large": "x" * (LARGEST_HEAD - 500)})
+            assert response.text == "hello"
+
+
+async def test_a_large_body_is_no_large_head() -> None:
+    async def reads(_: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await hello(_, receive, send)
+
+    async with served(reads) as url, httpx.AsyncClient(base_url=url) as client:
+        for _ in range(2):
+            assert (await client.post("/", content=b"x" * 5 * LARGEST_HEAD)).text == "hello"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+async def test_a_head_that_does_not_come_in_time_is_408(sent: bytes) -> None:
+    async with served(hello, Impatient) as url, connected(url) as (reader, writer):
+        writer.write(sent)
+        assert await refused(reader) == (
+            408,
+            {"status": "error", "message": "request did not arrive in time"},
+        )
+
+
+async def test_a_head_that_follows_an_answer_must_come_in_time_too() -> None:
+    async with served(hello, Impatient) as url, connected(url) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 OK")
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert (await refused(reader))[0] == 408
+
+
+async def test_an_answer_that_takes_its_time_is_not_the_clients_fault() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(3 * Impatient.slow_seconds)
+        await hello(scope, receive, send)
+
+    async with served(slow, Impatient) as url, httpx.AsyncClient(base_url=url) as client:
+        assert (await client.get("/")).text == "hello"
+
+
+async def test_a_client_that_does_not_read_its_answer_is_left() -> None:
+    is_left = asyncio.Event()
+
+    async def endless(send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not is_left.is_set():
+            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+
+    async def watched(_: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.create_task(endless(send))
+        await receive()  # the request
+        await receive()  # that the client is gone
+        is_left.set()
+        await task
+
+    async with served(watched, Impatient) as url, connected(url) as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await is_left.wait()
+
+
+async def test_one_client_too_many_is_503_until_another_goes() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with served(hello, Crowded) as url:
+        async with connected(url) as (first, _), connected(url) as (second, writer):
+            async with connected(url) as (third, _):
+                assert await refused(third) == (
+                    503,
+                    {"status": "error", "message": "too many connections, try again"},
+                )
+            writer.write(request)
+            await second.readuntil(b"hello")
+            assert not first.at_eof()
+
+        async def there_is_room() -> bool:
+            async with connected(url) as (reader, writer):
+                writer.write(request)
+                return (await reader.read(12)).endswith(b"200")
+
+        await wait_until(there_is_room, 3)
+
+
+async def test_a_wish_for_a_websocket_is_answered_as_the_request_that_it_is() -> None:
+    async with served(hello) as url, httpx.AsyncClient(base_url=url) as client:
+        wish = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x"}
+        assert (await client.get("/", headers=wish)).text == "hello"
