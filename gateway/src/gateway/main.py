@@ -18,6 +18,7 @@ from gateway.proxy import Door, Proxy
 from gateway.repository import COLLECTIONS
 from gateway.routes import load_routes
 from gateway.settings import GatewaySettings
+from gateway.status import Status, add_status_route
 from gateway.upstreams import Upstreams
 
 NAME = "gateway"
@@ -42,12 +43,14 @@ def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
             stack.enter_context(_metrics_page(settings))
             app.state.proxy = Proxy(routes, policies, upstreams, settings.trusted_proxies)
             app.state.docs = Docs(routes, upstreams)
+            app.state.status = Status(routes, upstreams)
             app.state.health = Health(database, bus=None)
             yield
 
     app = bare_app(NAME, lifespan, Door, openapi_url=None)
     add_health_routes(app)
     add_docs_routes(app)
+    add_status_route(app)
     return app
 
 

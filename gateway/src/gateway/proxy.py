@@ -28,7 +28,7 @@ from gateway.upstreams import Answer, Outgoing, Upstreams
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("gateway.access")
 
-OWN_PAGES = frozenset({b"/healthz", b"/readyz", b"/docs", b"/openapi.json"})
+OWN_PAGES = frozenset({b"/healthz", b"/readyz", b"/status", b"/docs", b"/openapi.json"})
 
 _process = secrets.token_hex(8)
 _requests = itertools.count(1)

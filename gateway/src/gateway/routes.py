@@ -14,7 +14,7 @@ from gateway.models import KeyScope, Rate
 
 ROUTES = Path(__file__).with_name("routes.toml")
 
-_NEVER_FORWARDED = {"internal", "healthz", "readyz", "docs", "metrics"}
+_NEVER_FORWARDED = {"internal", "healthz", "readyz", "status", "docs", "metrics"}
 _NO_PARAMETERS: Mapping[str, str] = {}
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 
