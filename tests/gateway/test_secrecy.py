@@ -110,24 +110,34 @@ async def test_each_request_is_one_line_that_names_the_route_and_the_key(
         "request_id": response.headers["X-Request-Id"],
         "level": "INFO",
     }
-    assert found["time"] and 0 <= found["milliseconds"] < 10_000
+    assert found["time"] and 0 <= found["upstream_milliseconds"] <= found["milliseconds"] < 10_000
+    assert (denied["upstream_milliseconds"], nowhere["upstream_milliseconds"]) == (None, None)
     assert (anyone["route"], anyone["key"], anyone["place"]) == ("/applications/{token}", None, None)
     assert (wrong_method["route"], wrong_method["status"]) == ("/profile", 405)
     assert (nowhere["route"], nowhere["status"]) == ("other", 404)
     assert (denied["status"], denied["key"], denied["place"]) == (403, name, None)
 
 
-async def test_requests_are_counted_by_route_and_status(client: httpx.AsyncClient) -> None:
+async def test_requests_are_counted_and_timed_by_route_status_key_and_service(
+    client: httpx.AsyncClient, servers: Servers
+) -> None:
     def count(line: str) -> float:
         found = [text for text in generate_latest().decode().splitlines() if text.startswith(line)]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
 
-    served = (
-        'callboard_requests_total{method="GET",route="/applications/{token}",service="gateway",status="200"}'
+    name = unique_name()
+    key = await make_key(servers, "discord", name=name)
+    of_gateway = 'service="gateway",status='
+    lines = (
+        f'callboard_requests_total{{key="",method="GET",route="/applications/{{token}}",{of_gateway}"200"}}',
+        f'callboard_requests_total{{key="{name}",method="GET",route="/profile",{of_gateway}"200"}}',
+        f'callboard_requests_total{{key="",method="other",route="other",{of_gateway}"404"}}',
+        'callboard_request_seconds_count{route="/applications/{token}",service="gateway"}',
+        'callboard_upstream_seconds_count{upstream="applications"}',
+        'callboard_upstream_seconds_count{upstream="accounts"}',
     )
-    unknown = 'callboard_requests_total{method="other",route="other",service="gateway",status="404"}'
-    timed = 'callboard_request_seconds_count{route="/applications/{token}",service="gateway"}'
-    before = count(served), count(unknown), count(timed)
+    before = [count(line) for line in lines]
     await client.get("/applications/AAAA")
+    await client.get("/profile", headers={"x-api-key": key})
     await client.get("/nowhere")
-    assert (count(served), count(unknown), count(timed)) == tuple(number + 1 for number in before)
+    assert [count(line) for line in lines] == [number + 1 for number in before]

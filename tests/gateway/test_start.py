@@ -38,7 +38,7 @@ async def test_metrics_are_on_a_port_of_their_own_and_never_on_the_public_one(se
         await client.get("/applications/AAAA")
         async with httpx.AsyncClient() as prometheus:
             answer = await prometheus.get(f"http://127.0.0.1:{port}/metrics")
-        assert 'callboard_requests_total{method="GET",route="/applications/{token}"' in answer.text
+        assert 'callboard_requests_total{key="",method="GET",route="/applications/{token}"' in answer.text
     async with httpx.AsyncClient() as prometheus:
         with pytest.raises(httpx.ConnectError):
             await prometheus.get(f"http://127.0.0.1:{port}/metrics")
@@ -50,6 +50,8 @@ async def test_metrics_are_on_a_port_of_their_own_and_never_on_the_public_one(se
         ({"upstreams": {"accounts": []}}, "CALLBOARD_UPSTREAMS_ACCOUNTS: "),
         ({"upstreams": {"accounts": ["accounts:8000"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
         ({"upstreams": {"accounts": ["http://accounts:8000/"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
+        ({"upstreams": {"accounts": ["http://accounts:http"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
+        ({"upstreams": {"accounts": ["http://a:b@accounts:8000"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
         ({"trusted_proxies": ["10.0.0.1/8"]}, "CALLBOARD_TRUSTED_PROXIES_0"),
         ({"metrics_port": 65536}, "CALLBOARD_METRICS_PORT: "),
         ({"tls_cert": "cert.pem"}, "CALLBOARD_TLS_KEY: .*expected together with CALLBOARD_TLS_CERT"),
@@ -62,10 +64,10 @@ def test_a_wrong_setting_is_named(servers: Servers, given: dict[str, object], re
 
 
 def test_lists_come_from_the_environment_as_json(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CALLBOARD_UPSTREAMS", '{"shifts": ["http://a:1", "https://b"]}')
+    monkeypatch.setenv("CALLBOARD_UPSTREAMS", '{"shifts": ["http://a:1", "https://b", "http://[::1]:2"]}')
     monkeypatch.setenv("CALLBOARD_TRUSTED_PROXIES", '["10.0.0.0/8", "fd00::/8"]')
     own = settings(GatewaySettings, servers)
-    assert own.upstreams == {"shifts": ["http://a:1", "https://b"]}
+    assert own.upstreams == {"shifts": ["http://a:1", "https://b", "http://[::1]:2"]}
     assert [str(network) for network in own.trusted_proxies] == ["10.0.0.0/8", "fd00::/8"]
 
 

@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from prometheus_client import Counter, Histogram
@@ -69,51 +70,48 @@ class Proxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for HTTP only."""
-        started = time.perf_counter()
-        request = f"{_process}-{next(_requests):x}"
-        request_id.set(request)
+        record = _Record(f"{_process}-{next(_requests):x}", time.perf_counter())
+        request_id.set(record.request)
         key_name.set(None)
-        template, method = "other", "other"
-        call: Call | None = None
         try:
             path = scope["raw_path"].decode("latin-1")
             methods, parameters = self._routes.find(path)
             route = methods.get(scope["method"])
             if route is None:
-                template = next(iter(methods.values())).path
+                record.route = next(iter(methods.values())).path
                 raise MethodNotAllowed(methods)
-            template, method = route.path, route.method
+            record.route, record.method = route.path, route.method
             headers, forwarded = read_headers(scope["headers"])
             pairs, query = read_query(scope["query_string"])
             peer = scope["client"][0] if scope["client"] else ""
             address = client_address(peer, headers.get("x-forwarded-for", ""), self._trusted_proxies)
-            call = Call(route, parameters, headers, pairs, address)
+            call = record.call = Call(route, parameters, headers, pairs, address)
             await self._admit(call)
             body = await read_body(receive, headers, route.max_body_bytes)
-            answer = await self._upstreams.send(
-                route.service,
-                Outgoing(
-                    route.method,
-                    path,
-                    query,
-                    _signed(forwarded, request, call),
-                    body,
-                    route.seconds,
-                    _is_repeatable(route, forwarded),
-                ),
+            outgoing = Outgoing(
+                route.method,
+                path,
+                query,
+                _signed(forwarded, record.request, call),
+                body,
+                route.seconds,
+                _is_repeatable(route, forwarded),
             )
+            record.sent = time.perf_counter()
+            answer = await self._upstreams.send(route.service, outgoing)
         except ServiceError as error:
             answer = refusal(error)
         except Exception:
             logger.exception("unexpected error")
-            failure = internal_error(request)
+            failure = internal_error(record.request)
             answer = Answer(500, failure.raw_headers, bytes(failure.body))
-        answer.headers.append((_REQUEST_ID, request.encode()))
-        if call is not None:
-            answer.headers.extend(call.answer_headers)
+        record.answered = time.perf_counter()
+        answer.headers.append((_REQUEST_ID, record.request.encode()))
+        if record.call is not None:
+            answer.headers.extend(record.call.answer_headers)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
-        _note(request, template, method, call, answer.status, time.perf_counter() - started)
+        record.tell(answer.status)
 
     async def _admit(self, call: Call) -> None:
         """Raises what the first policy raises that does not let the request pass."""
@@ -153,30 +151,59 @@ def refusal(error: ServiceError) -> Answer:
     return Answer(error.status, headers, body)
 
 
-def _note(request: str, template: str, method: str, call: Call | None, status: int, seconds: float) -> None:
-    count, duration = _metrics_of(method, template, status)
-    count.inc()
-    duration.observe(seconds)
-    place = next(iter(call.values("place")), "") if call else ""
-    log_fields(
-        access_log,
-        {
-            "message": "request",
-            "request_id": request,
-            "key": call.key.name if call and call.key else None,
-            "method": method,
-            "route": template,
-            "status": status,
-            "milliseconds": round(seconds * 1000, 1),
-            "place": place if place.isascii() and place.isdecimal() and len(place) <= 19 else None,
-            "service": "gateway",
-        },
-    )
+@dataclass(slots=True)
+class _Record:
+    """What the log and the metrics tell of a request."""
+
+    request: str
+    started: float
+    route: str = "other"
+    method: str = "other"
+    call: Call | None = None
+    sent: float | None = None
+    answered: float = 0.0
+
+    def tell(self, status: int) -> None:
+        """Tell that the request was answered."""
+        seconds = time.perf_counter() - self.started
+        key = self.call.key.name if self.call and self.call.key else None
+        count, duration = _metrics_of(self.method, self.route, status, key or "")
+        count.inc()
+        duration.observe(seconds)
+        upstream_seconds = None
+        if self.call and self.sent:
+            upstream_seconds = self.answered - self.sent
+            _upstream_seconds(self.call.route.service).observe(upstream_seconds)
+        place = next(iter(self.call.values("place")), "") if self.call else ""
+        log_fields(
+            access_log,
+            {
+                "message": "request",
+                "request_id": self.request,
+                "key": key,
+                "method": self.method,
+                "route": self.route,
+                "status": status,
+                "milliseconds": _milliseconds(seconds),
+                "upstream_milliseconds": _milliseconds(upstream_seconds),
+                "place": place if place.isascii() and place.isdecimal() and len(place) <= 19 else None,
+                "service": "gateway",
+            },
+        )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
 
 
 @lru_cache(4096)
-def _metrics_of(method: str, template: str, status: int) -> tuple[Counter, Histogram]:
+def _metrics_of(method: str, route: str, status: int, key: str) -> tuple[Counter, Histogram]:
     return (
-        metrics.REQUESTS.labels("gateway", method, template, status),
-        metrics.REQUEST_SECONDS.labels("gateway", template),
+        metrics.REQUESTS.labels("gateway", method, route, status, key),
+        metrics.REQUEST_SECONDS.labels("gateway", route),
     )
+
+
+@lru_cache
+def _upstream_seconds(upstream: str) -> Histogram:
+    return metrics.UPSTREAM_SECONDS.labels(upstream)

@@ -2,12 +2,24 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-REQUESTS = Counter("callboard_requests", "Requests answered.", ["service", "method", "route", "status"])
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+REQUESTS = Counter(
+    "callboard_requests",
+    "Requests answered; the gateway's with the name of the key.",
+    ["service", "method", "route", "status", "key"],
+)
 REQUEST_SECONDS = Histogram(
     "callboard_request_seconds",
     "Seconds from a request to its answer.",
     ["service", "route"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=_SECONDS,
+)
+UPSTREAM_SECONDS = Histogram(
+    "callboard_upstream_seconds",
+    "Seconds that a request spent behind the gateway.",
+    ["upstream"],
+    buckets=_SECONDS,
 )
 
 OUTBOX_UNSENT = Gauge("callboard_outbox_unsent", "Events that wait to be published.", ["service"])
