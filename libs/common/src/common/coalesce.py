@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from typing import Generic, TypeVar
 
@@ -31,6 +32,11 @@ class Coalescer(Generic[Item, Result]):
     a while: the next batch may take as long again.
 
     With `key`, a batch holds at most one item of each key; the others wait for a later batch, in order.
+
+    `gather_seconds` is for batches that cost much however small they are. Callers who were just answered come
+    back one by one; the first would be a batch alone, with all the others waiting for it. So a batch waits
+    until as many are there as the former one held and left waiting, but no longer than this, and than the
+    former one took. A request that comes alone still waits for nobody.
     """
 
     def __init__(
@@ -40,11 +46,15 @@ class Coalescer(Generic[Item, Result]):
         limit: int = 256,
         key: Callable[[Item], Hashable] | None = None,
         own_error: Callable[[Exception], bool] = lambda _: False,
+        gather_seconds: float = 0,
     ) -> None:
         self._run = run
         self._limit = limit
         self._key = key
         self._own_error = own_error
+        self._gather_seconds = gather_seconds
+        self._wanted = 0
+        self._is_enough = asyncio.Event()
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -52,6 +62,8 @@ class Coalescer(Generic[Item, Result]):
         """The item's result. A caller that is cancelled leaves; its item may still be run."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, time.monotonic()))
+        if len(self._waiting) >= self._wanted:
+            self._is_enough.set()
         if self._worker is None:
             # A context of its own: the batch is nobody's request, and keeps nobody's deadline.
             self._worker = asyncio.create_task(self._work(), context=Context())
@@ -60,9 +72,21 @@ class Coalescer(Generic[Item, Result]):
     async def _work(self) -> None:
         try:
             while batch := self._next_batch():
+                started = time.monotonic()
                 await self._settle(batch)
+                if self._gather_seconds:
+                    await self._gather(len(batch) + len(self._waiting), time.monotonic() - started)
         finally:
             self._worker = None
+
+    async def _gather(self, wanted: int, seconds: float) -> None:
+        """Return once so many wait, or the time is up."""
+        self._wanted = min(wanted, self._limit)
+        if len(self._waiting) < self._wanted:
+            self._is_enough.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(seconds, self._gather_seconds)):
+                    await self._is_enough.wait()
 
     def _next_batch(self) -> list[_Entry[Item, Result]]:
         batch: list[_Entry[Item, Result]] = []

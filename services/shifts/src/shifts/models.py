@@ -105,6 +105,20 @@ class Timesheet:
     carry: Fraction
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is recorded that bears on a batch of claims.
+
+    `near` are by user the shifts that may overlap or equal a claim of the same user, and some more; `used`
+    are those that the claims' Idempotency-Keys were used for, by key name and Idempotency-Key; `sheets` are
+    the timesheets by user, an empty one where there is none.
+    """
+
+    near: dict[int, list[Shift]]
+    used: dict[tuple[str, str | None], Shift]
+    sheets: dict[int, Timesheet]
+
+
 class HeldCertification(BaseModel):
     """Whether a certification is held, as of `version`."""
 

@@ -32,12 +32,12 @@ class PerMinute:
 
     def __init__(self, context: PluginContext) -> None:
         options = context.options(PerMinuteOptions)
-        self._points = Fraction(options.points)
-        self._training_points = Fraction(options.training_points)
+        self._per_second = Fraction(options.points) / 60
+        self._per_training_second = Fraction(options.training_points) / 60
 
     def points(self, credited_seconds: int, *, training: bool) -> Fraction:
-        """The seconds as minutes, times the points for one."""
-        return Fraction(credited_seconds, 60) * (self._training_points if training else self._points)
+        """The seconds, times the points for one."""
+        return credited_seconds * (self._per_training_second if training else self._per_second)
 
 
 class Tier(_Options):
