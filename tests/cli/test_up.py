@@ -87,6 +87,37 @@ async def test_told_to_stop_while_it_starts_it_leaves_nothing_running(here: Mach
     assert "is ready: http" not in here.output
 
 
+async def test_told_to_stop_just_when_it_is_ready_it_leaves_nothing_running(here: Machine) -> None:
+    await here.begin()
+    async with asyncio.timeout(60):
+        while "is ready: http" not in here.output:  # noqa: ASYNC110 - a file; `wait_until` is too slow
+            await asyncio.sleep(0)
+    assert await here.stop() == 0
+    assert here.family
+    assert not here.alive()
+    assert {path.name for path in here.data_dir.glob("*.json")} == set()
+
+
+async def test_once_all_is_ready_the_supervisor_is_small_and_sleeps(here: Machine) -> None:
+    await here.up()
+    listed = here.listed()
+    supervisor, other = (psutil.Process(listed[name]["pid"]) for name in ("supervisor", "callboard"))
+    await wait_until(lambda: "callboard.watch" in supervisor.cmdline())
+    await wait_until(lambda: supervisor.status() == psutil.STATUS_SLEEPING)
+    before, enough = (one.num_ctx_switches().voluntary for one in (supervisor, other))
+    await wait_until(lambda: other.num_ctx_switches().voluntary > enough + 50)
+    assert supervisor.num_ctx_switches().voluntary - before < 10
+    assert supervisor.memory_info().rss < 25_000_000
+
+
+async def test_the_services_of_one_process_share_their_connections_to_mongodb(here: Machine) -> None:
+    await here.up()
+    listed = here.listed()
+    connections = psutil.Process(listed["callboard"]["pid"]).net_connections("tcp")
+    to_mongodb = [one for one in connections if one.raddr and one.raddr.port == listed["mongod"]["port"]]
+    assert 1 <= len(to_mongodb) <= 12  # a client of its own for each of the five would have four times five
+
+
 async def test_what_is_killed_is_started_again(here: Machine) -> None:
     await here.up()
     before = here.listed()

@@ -17,8 +17,8 @@ from applications.settings import ApplicationsSettings
 from callboard.prepare import prepare
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
-from common.app import run
 from common.group import load_group
+from common.mongo import shared_client
 from common.peers import Apps
 from common.settings import Settings, read_settings
 from gateway import main as gateway
@@ -42,8 +42,9 @@ def create(settings: GatewaySettings, data_dir: Path) -> FastAPI:
 
     @asynccontextmanager
     async def run_all(app: FastAPI) -> AsyncIterator[None]:
-        await prepare(settings, data_dir)
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(shared_client(settings, "callboard"))
+            await prepare(settings, data_dir)
             for service in services:
                 await stack.enter_async_context(service.router.lifespan_context(service))
             await stack.enter_async_context(run_gateway(app))
@@ -56,11 +57,4 @@ def create(settings: GatewaySettings, data_dir: Path) -> FastAPI:
 if __name__ == "__main__":
     own_settings = read_settings(GatewaySettings)
     load_group(own_settings.config)  # a mistake in it is told before anything waits for MongoDB
-    run(
-        create(own_settings, Path(sys.argv[1])),
-        own_settings,
-        "callboard",
-        drain_seconds=0,
-        tls_cert=own_settings.tls_cert,
-        tls_key=own_settings.tls_key,
-    )
+    gateway.serve(create(own_settings, Path(sys.argv[1])), own_settings, "callboard")

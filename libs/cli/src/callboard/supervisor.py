@@ -3,19 +3,19 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
 from callboard.errors import CommandError
 from callboard.files import private_dir
-from callboard.servers import listens
-from callboard.system import SUPERVISOR, Process, answers_ok, write_run_file
+from callboard.system import SUPERVISOR, Process, write_run_file
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -46,24 +46,43 @@ class Component:
 
 @dataclass
 class _Kept:
+    """A component, and the child of ours that is it; `code` is its exit status once it has ended."""
+
     component: Component
-    process: subprocess.Popen[bytes]
     entry: Process
     started: float
     log_start: int
+    code: int | None = None
     pause: float = _FIRST_PAUSE_SECONDS
     due: float | None = None
+
+    def poll(self) -> int | None:
+        """The exit status, if it has ended."""
+        if self.code is None:
+            ended, status = os.waitpid(self.entry.pid, os.WNOHANG)
+            if ended:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code
 
 
 class Supervisor:
     """The components of one data folder; run.json lists those that run. `tell` shows a line to the operator."""
 
-    def __init__(self, data_dir: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, data_dir: Path, tell: Callable[[str], None], state: str = "[]") -> None:
+        """Given the `state` of another one of this process, this one goes on with its components."""
         self._data_dir = data_dir
         self._logs = private_dir(data_dir / "logs")
         self._tell = tell
         self._kept: dict[str, _Kept] = {}
+        for kept in json.loads(state):
+            component, entry = Component(**kept.pop("component")), Process(**kept.pop("entry"))
+            self._kept[component.name] = _Kept(component, entry, **kept)
         self._own_entry = Process(SUPERVISOR, os.getpid(), None, None, None, psutil.Process().create_time())
+
+    @property
+    def state(self) -> str:
+        """All that is known of the components."""
+        return json.dumps([asdict(kept) for kept in self._kept.values()])
 
     def start(self, component: Component) -> None:
         """Start a component, and list it."""
@@ -73,30 +92,29 @@ class Supervisor:
     def check(self) -> None:
         """Raises CommandError when a component has died: while starting up, nothing is started again."""
         for kept in self._kept.values():
-            code = kept.process.poll()
+            code = kept.poll()
             if code is not None and not (kept.component.has_an_end and code == 0):
                 raise CommandError(
                     _sentence_in(self._log(kept.component), kept.log_start)
                     or f"{kept.component.name} {_ended(code)} while it started; see {kept.entry.log}."
                 )
 
-    def is_ready(self, component: Component) -> bool:
-        """Whether the component is ready; one that has an end is then forgotten."""
-        if component.has_an_end:
-            if self._kept[component.name].process.poll() != 0:
-                return False
-            del self._kept[component.name]
-            self._write_run_file()
-            return True
-        if component.health_url:
-            return answers_ok(component.health_url)
-        return listens(component.port or 0)
+    def has_ended_well(self, component: Component) -> bool:
+        """Whether a component that has an end has come to it; it is then forgotten."""
+        if self._kept[component.name].poll() != 0:
+            return False
+        del self._kept[component.name]
+        self._write_run_file()
+        return True
 
-    def look_after(self) -> None:
-        """Start again what has died, after a pause that grows while it keeps dying."""
+    def look_after(self) -> float | None:
+        """Start again what has died, after a pause that grows while it keeps dying.
+
+        Answers the seconds until something is to be started again; None while all runs.
+        """
         now = time.monotonic()
         for kept in list(self._kept.values()):
-            code = kept.process.poll()
+            code = kept.poll()
             if code is None:
                 continue
             if kept.due is None:
@@ -111,11 +129,13 @@ class Supervisor:
                 again.pause = min(kept.pause * 2, _LONGEST_PAUSE_SECONDS)
                 self._kept[kept.component.name] = again
                 self._write_run_file()
+        due = [kept.due for kept in self._kept.values() if kept.due is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def stop(self) -> None:
         """Stop everything, and forget run.json."""
         for rank in sorted({kept.component.rank for kept in self._kept.values()}, reverse=True):
-            _stop(kept.process for kept in self._kept.values() if kept.component.rank == rank)
+            _stop([kept for kept in self._kept.values() if kept.component.rank == rank])
         self._kept.clear()
         (self._data_dir / "run.json").unlink(missing_ok=True)
 
@@ -133,6 +153,7 @@ class Supervisor:
                 env=component.env,
                 start_new_session=True,  # Ctrl-C reaches the supervisor only, which stops all in order
             )
+        process.returncode = 0  # so that this object leaves the child alone: `_Kept.poll` waits for it
         entry = Process(
             component.name,
             process.pid,
@@ -141,7 +162,7 @@ class Supervisor:
             str(path),
             psutil.Process(process.pid).create_time(),  # it may have ended, but nobody has waited for it yet
         )
-        return _Kept(component, process, entry, time.monotonic(), log_start)
+        return _Kept(component, entry, time.monotonic(), log_start)
 
     def _log(self, component: Component) -> Path:
         return self._logs / f"{component.name}.log"
@@ -151,17 +172,19 @@ class Supervisor:
         write_run_file(self._data_dir, [self._own_entry, *running])
 
 
-def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    remaining = list(processes)
-    for process in remaining:
-        process.terminate()
+def _stop(those: Sequence[_Kept]) -> None:
     deadline = time.monotonic() + _STOP_SECONDS
-    for process in remaining:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0, deadline - time.monotonic()))
-            continue
-        process.kill()
-        process.wait()
+    _signal(those, signal.SIGTERM)
+    while any(kept.poll() is None for kept in those):
+        if time.monotonic() > deadline:
+            _signal(those, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _signal(those: Sequence[_Kept], number: int) -> None:
+    for kept in those:
+        if kept.poll() is None:
+            os.kill(kept.entry.pid, number)
 
 
 def _ended(code: int) -> str:

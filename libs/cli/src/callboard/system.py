@@ -1,10 +1,8 @@
 """What a data folder tells about the system that runs, or ran, in it."""
 
 import fcntl
-import http.client
 import json
 import os
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -59,10 +57,10 @@ def write_run_file(data_dir: Path, processes: Sequence[Process]) -> None:
 
 
 @contextmanager
-def only_one(data_dir: Path) -> Iterator[None]:
+def only_one(data_dir: Path) -> Iterator[int]:
     """Hold the data folder for this process alone; the lock ends with the process, however it ends.
 
-    Raises CommandError when another holds it.
+    Answers the file descriptor of the lock. Raises CommandError when another holds it.
     """
     descriptor = os.open(data_dir, os.O_RDONLY)
     try:
@@ -72,7 +70,7 @@ def only_one(data_dir: Path) -> Iterator[None]:
             f"Callboard already runs in {data_dir}: stop it first, or name another folder with --data-dir."
         ) from None
     else:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -97,6 +95,9 @@ def stop_leftovers(data_dir: Path) -> list[str]:
 
 def answers_ok(url: str) -> bool:
     """Whether a GET answers 200 within two seconds; whose certificate it is does not matter."""
+    import http.client  # not above, for the supervisor: it would hold them for good, and never asks
+    import ssl
+
     parts = urlsplit(url)
     connection = (
         http.client.HTTPSConnection(parts.netloc, timeout=2, context=ssl._create_unverified_context())  # noqa: S323

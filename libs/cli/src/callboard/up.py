@@ -2,19 +2,21 @@
 
 import os
 import shlex
-import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
 
 from callboard.components import Options, plan
 from callboard.errors import CommandError
 from callboard.files import private_dir
-from callboard.servers import is_free
-from callboard.supervisor import Supervisor
-from callboard.system import only_one, stop_leftovers
+from callboard.servers import is_free, listens
+from callboard.supervisor import Component, Supervisor
+from callboard.system import answers_ok, only_one, stop_leftovers
+from callboard.watch import Signals, go_on
 
 _START_SECONDS = 120.0
 
@@ -23,27 +25,16 @@ class _ToldToStop(Exception):
     pass
 
 
-class _Stop:
-    """Whether this process was told to stop, by SIGTERM, Ctrl-C, or SIGHUP where nohup does not forbid it."""
-
-    def __init__(self) -> None:
-        self.is_told = False
-        signal.signal(signal.SIGINT, self._tell)
-        signal.signal(signal.SIGTERM, self._tell)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self._tell)
-
-    def _tell(self, *_: object) -> None:
-        self.is_told = True
-
-
 def up(options: Options) -> None:
-    """Run until told to stop, and leave nothing running. Raises CommandError."""
+    """Run until told to stop, and leave nothing running. Raises CommandError.
+
+    Once all is ready, this process becomes `callboard.watch`, and this does not return.
+    """
     os.umask(0o077)  # what the components write is private as well
-    stop = _Stop()
+    signals = Signals()
     console = Console(highlight=False, markup=False, soft_wrap=True)
     data_dir = private_dir(options.data_dir).resolve()
-    with only_one(data_dir):
+    with only_one(data_dir) as lock:
         for name in stop_leftovers(data_dir):
             console.print(f"Stopped {name}, which an earlier run left behind.")
         if not is_free(options.host, options.port):
@@ -54,31 +45,32 @@ def up(options: Options) -> None:
         supervisor = Supervisor(data_dir, console.print)
         try:
             with suppress(_ToldToStop):
-                _start(options, data_dir, supervisor, stop, console)
+                _start(options, data_dir, supervisor, signals, console)
                 _announce(options, console)
-            while not stop.is_told:
-                try:
-                    supervisor.look_after()
-                except OSError as error:  # a full disk, for instance, is no reason to stop what runs
-                    console.print(f"What died cannot be started again yet: {error}.")
-                time.sleep(0.1)
+                if signals.hold():
+                    go_on(data_dir, lock, supervisor)
             console.print("Stopping.")
         finally:
             supervisor.stop()
 
 
-def _start(options: Options, data_dir: Path, supervisor: Supervisor, stop: _Stop, console: Console) -> None:
+def _start(
+    options: Options, data_dir: Path, supervisor: Supervisor, signals: Signals, console: Console
+) -> None:
     began = time.monotonic()
-    with console.status(f"Starting Callboard in {options.data_dir}"):
+    spinner = Spinner("dots", f"Starting Callboard in {options.data_dir}")
+    # Not `console.status`: its thread outlives it for a moment, and would take a signal that `hold` keeps back.
+    with Live(spinner, console=console, transient=True, auto_refresh=False) as shown:
         for stage in plan(options, data_dir):
             for component in stage:
                 supervisor.start(component)
             for component in stage:
-                while not supervisor.is_ready(component):
+                while not _is_ready(component, supervisor):
                     supervisor.check()
-                    if stop.is_told:
+                    shown.refresh()
+                    signals.wait(0.02)
+                    if signals.is_told_to_stop:
                         raise _ToldToStop
-                    time.sleep(0.02)
                     if time.monotonic() - began > _START_SECONDS:
                         raise CommandError(
                             f"{component.name} did not get ready within {_START_SECONDS:.0f} s; "
@@ -86,6 +78,14 @@ def _start(options: Options, data_dir: Path, supervisor: Supervisor, stop: _Stop
                         )
                 seconds = f"{time.monotonic() - began:5.1f} s"
                 console.print(f"{seconds}  {component.name} is {'done' if component.has_an_end else 'ready'}")
+
+
+def _is_ready(component: Component, supervisor: Supervisor) -> bool:
+    if component.has_an_end:
+        return supervisor.has_ended_well(component)
+    if component.health_url:
+        return answers_ok(component.health_url)
+    return listens(component.port or 0)
 
 
 def _announce(options: Options, console: Console) -> None:

