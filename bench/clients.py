@@ -1,25 +1,24 @@
 """HTTP clients that could carry the gateway's hop, each as a server: `python -m bench.clients PORT CLIENT FORM BASE`.
 
 FORM is `alone`, an ASGI app that forwards to BASE and does nothing else, or `gateway`, the gateway itself with
-this client in place of its own. Clients that are not installed cannot be served.
+this client in place of its own; `own` is the gateway's, where nothing is replaced. Clients that are not installed
+cannot be served.
 """
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from datetime import timedelta
 from importlib import import_module
-from typing import Any, cast
-from urllib.parse import urlsplit
+from typing import Any
 
-import httptools
 import uvicorn
 
 import gateway.main
 from common.app import run
-from common.peers import Apps
 from common.settings import read_settings
+from gateway.client import Client
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Answer, Outgoing
 
@@ -164,67 +163,21 @@ async def with_aiosonic(base: str) -> AsyncIterator[Send]:
         yield send
 
 
-class _Connection(asyncio.Protocol):
-    """The sketch's: one request at a time, an answer of any length, and nothing of what can go wrong."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._answered: asyncio.Future[Answer] | None = None
-        self._start()
-
-    def _start(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def send(self, request: bytes) -> asyncio.Future[Answer]:
-        assert self._transport  # noqa: S101 - it is connected
-        self._answered = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return self._answered
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        lowered = name.lower()
-        if lowered in (b"content-type", b"content-length"):
-            self._headers.append((lowered, value))
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        assert self._answered  # noqa: S101 - it was asked for
-        self._answered.set_result(Answer(self._parser.get_status_code(), self._headers, b"".join(self._body)))
-        self._start()
-
-
 @asynccontextmanager
-async def with_sketch(base: str) -> AsyncIterator[Send]:
-    """asyncio.Protocol and httptools, and nothing else."""
-    address = urlsplit(base)
-    host, port = address.hostname or "", address.port or 80
-    idle: list[_Connection] = []
+async def with_own(base: str) -> AsyncIterator[Send]:
+    """The gateway's own."""
+    with closing(Client(base)) as client:
 
-    async def send(request: Outgoing) -> Answer:
-        if idle:
-            connection = idle.pop()
-        else:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(_Connection, host, port)
-        target = request.path.encode() + (b"?" + request.query if request.query else b"")
-        lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (request.method.encode(), target, address.netloc.encode())]
-        lines += [b"%b: %b" % header for header in request.headers]
-        lines.append(b"content-length: %d\r\n\r\n" % len(request.body))
-        answer = await connection.send(b"\r\n".join(lines) + request.body)
-        idle.append(connection)
-        return answer
+        async def send(request: Outgoing) -> Answer:
+            target = request.path.encode() + (b"?" + request.query if request.query else b"")
+            deadline = asyncio.get_running_loop().time() + request.seconds
+            status, headers, body, _ = await client.send(
+                request.method, target, request.headers, request.body, deadline
+            )
+            kept = [header for header in headers if header[0] in (b"content-type", b"content-length")]
+            return Answer(status, kept, body)
 
-    yield send
+        yield send
 
 
 @asynccontextmanager
@@ -254,8 +207,8 @@ KEPT_WELL: Mapping[str, Open] = {
     "niquests": with_niquests,
     "aiosonic": with_aiosonic,
 }
-SKETCH, NO_HOP = "sketch", "no-hop"
-CLIENTS: Mapping[str, Open] = {**KEPT_WELL, SKETCH: with_sketch, NO_HOP: with_nothing}
+OWN, NO_HOP = "own", "no-hop"
+CLIENTS: Mapping[str, Open] = {**KEPT_WELL, OWN: with_own, NO_HOP: with_nothing}
 
 
 def forwarder(open_client: Open, base: str) -> Any:
@@ -315,11 +268,9 @@ def serve(port: int, client: str, form: str, base: str) -> None:
         )
         return
 
-    def upstreams(_: GatewaySettings, __: Apps) -> Hop:
-        return Hop(CLIENTS[client], base)
-
-    vars(gateway.main)["Upstreams"] = upstreams
-    settings = read_settings(GatewaySettings, port=port)
+    settings = read_settings(GatewaySettings, port=port, upstreams={"accounts": [base]})
+    if client != OWN:
+        vars(gateway.main)["Upstreams"] = lambda _settings, _apps: Hop(CLIENTS[client], base)
     run(gateway.main.create(settings), settings, "gateway")
 
 

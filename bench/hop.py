@@ -1,8 +1,8 @@
 """Which HTTP client carries the gateway's hop best: `python -m bench.hop`.
 
 Each client that is installed forwards to the same static upstream, twice over: alone, in an ASGI app that does
-nothing else, and in the gateway, with all its policies on. `sketch` is the least that a client of our own
-would be: it handles no error, and shows what one could gain at best.
+nothing else, and in the gateway, with all its policies on. `own` is the gateway's own client, and in the second
+form the gateway as it is; `no-hop` answers without asking anybody, and shows what is left to gain.
 """
 
 import signal
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from bench import report
-from bench.clients import KEPT_WELL, NO_HOP, SKETCH
+from bench.clients import KEPT_WELL, NO_HOP, OWN
 from bench.measures import Line, Value
 from bench.park import open_park
 from bench.sections import NGINX, Run, generator, one_round, take_turns
@@ -41,7 +41,7 @@ def main(
     installed = {name: version(name) for name in KEPT_WELL if find_spec(name)}
     if missing := set(KEPT_WELL) - set(installed):
         console.print(f"[yellow]Not installed, and left out: {', '.join(sorted(missing))}.[/]")
-    names = [name for name in (*installed, SKETCH, NO_HOP) if only is None or name in only]
+    names = [name for name in (*installed, OWN, NO_HOP) if only is None or name in only]
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder, ExitStack() as stack:
         run = Run(Path(folder), rounds=rounds, seconds=1 if quick else 2, console=console)
         generator(run)

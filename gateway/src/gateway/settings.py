@@ -8,14 +8,17 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from common.settings import Settings
 
-BaseUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/?#]+$")]
+BaseUrl = Annotated[
+    str, StringConstraints(pattern=r"^https?://([^/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$")
+]
 
 
 class GatewaySettings(Settings):
     """Settings of the gateway."""
 
     upstreams: dict[str, Annotated[list[BaseUrl], Field(min_length=1)]] = Field(
-        {}, description="where each service listens, as JSON: name to base URLs; else http://<name>:8000"
+        {},
+        description="where each service listens, as JSON: name to http or https URLs; else http://<name>:8000",
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description="networks whose X-Forwarded-For is believed, as a JSON list"

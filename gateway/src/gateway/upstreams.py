@@ -6,20 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import aiohttp
 from starlette.types import ASGIApp, Message
-from yarl import URL
 
 from common.app import DRAIN_SECONDS
 from common.errors import Unavailable
-from common.peers import LONGEST_IDLE_SECONDS, TOKEN_HEADER, Apps
+from common.peers import TOKEN_HEADER, Apps
+from gateway.client import Client, Lost, NotConnected
 from gateway.errors import UpstreamLost, UpstreamSlow
 from gateway.incoming import HOP_BY_HOP, Header
 from gateway.settings import GatewaySettings
-
-CONNECT_SECONDS = 1.0
-CONNECTIONS_TO_A_REPLICA = 128
-"""Beyond these, requests wait: those to a service that does not answer must not use up what others need."""
 
 _NOT_ANSWERED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -55,60 +50,49 @@ class Upstreams:
         self._replicas: dict[str, _Replicas] = {}
 
     async def __aenter__(self) -> "Upstreams":
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=CONNECTIONS_TO_A_REPLICA, keepalive_timeout=LONGEST_IDLE_SECONDS
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            auto_decompress=False,
-        )
+        self._replicas = {name: _Replicas(urls) for name, urls in self._settings.upstreams.items()}
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        for replicas in self._replicas.values():
+            replicas.close()
 
     async def send(self, service: str, request: Outgoing) -> Answer:
         """The service's answer.
 
         Raises Unavailable when no replica can be reached, UpstreamLost when one broke off, and UpstreamSlow.
         """
-        request = request._replace(headers=[*request.headers, self._token])
+        headers = [*request.headers, self._token]
         try:
-            async with asyncio.timeout(request.seconds):
-                if app := self._apps.get(service):
-                    return await _call_app(app, request)
-                return await self._call_replicas(service, request)
+            if app := self._apps.get(service):
+                async with asyncio.timeout(request.seconds):
+                    return await _call_app(app, request._replace(headers=headers))
+            return await self._call_replicas(service, request, headers)
         except TimeoutError:
             raise UpstreamSlow(service) from None
 
-    async def _call_replicas(self, service: str, request: Outgoing) -> Answer:
+    async def _call_replicas(self, service: str, request: Outgoing, headers: Sequence[Header]) -> Answer:
         replicas = self._replicas.get(service)
         if replicas is None:
-            urls = self._settings.upstreams.get(service, [f"http://{service}:8000"])
-            replicas = self._replicas[service] = _Replicas(urls)
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers]
-        target = f"{request.path}?{request.query.decode()}" if request.query else request.path
+            replicas = self._replicas[service] = _Replicas([f"http://{service}:8000"])
+        target = request.path.encode() + (b"?" + request.query if request.query else b"")
+        deadline = asyncio.get_running_loop().time() + request.seconds
         was_sent = False
-        for base in replicas.in_turn():
+        for client in replicas.in_turn():
             try:
-                async with self._session.request(
-                    request.method,
-                    URL(base + target, encoded=True),
-                    headers=headers,
-                    data=request.body or None,
-                    allow_redirects=False,
-                ) as answer:
-                    if answer.headers.get("Connection") == "close":
-                        replicas.note_leaving(base)
-                    return Answer(answer.status, _answered(answer.raw_headers), await answer.read())
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                status, answered, body, is_last = await client.send(
+                    request.method, target, headers, request.body, deadline
+                )
+            except NotConnected:
                 continue
-            except (aiohttp.ClientError, OSError):
+            except Lost:
                 was_sent = True
                 if not request.repeatable:
                     break
+            else:
+                if is_last:
+                    replicas.note_leaving(client)
+                return Answer(status, _passed_on(answered), body)
         raise UpstreamLost(service) if was_sent else Unavailable(service)
 
 
@@ -120,25 +104,30 @@ class _Replicas:
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._urls = urls
+        self._clients = [Client(url) for url in urls]
         self._turn = itertools.count()
-        self._left: dict[str, float] = {}
+        self._left: dict[Client, float] = {}
 
-    def note_leaving(self, url: str) -> None:
+    def note_leaving(self, client: Client) -> None:
         """This replica is about to stop."""
-        self._left[url] = time.monotonic() + DRAIN_SECONDS
+        self._left[client] = time.monotonic() + DRAIN_SECONDS
 
-    def in_turn(self) -> list[str]:
-        """Every address once; the only one twice, as a service that restarts closes its connections."""
-        if len(self._urls) == 1:
-            return [*self._urls] * 2
-        first = next(self._turn) % len(self._urls)
-        urls = [*self._urls[first:], *self._urls[:first]]
+    def in_turn(self) -> list[Client]:
+        """Every replica once; the only one twice, as a service that restarts closes its connections."""
+        if len(self._clients) == 1:
+            return self._clients * 2
+        first = next(self._turn) % len(self._clients)
+        clients = [*self._clients[first:], *self._clients[:first]]
         if self._left:
             now = time.monotonic()
-            self._left = {url: end for url, end in self._left.items() if end > now}
-            urls.sort(key=self._left.__contains__)
-        return urls
+            self._left = {client: end for client, end in self._left.items() if end > now}
+            clients.sort(key=self._left.__contains__)
+        return clients
+
+    def close(self) -> None:
+        """Close the connections to all of them."""
+        for client in self._clients:
+            client.close()
 
 
 async def _call_app(app: ASGIApp, request: Outgoing) -> Answer:
@@ -180,5 +169,9 @@ async def _call_app(app: ASGIApp, request: Outgoing) -> Answer:
 
 
 def _answered(headers: Sequence[Header]) -> list[Header]:
-    lowered = ((name.lower(), value) for name, value in headers)
-    return [header for header in lowered if header[0] not in _NOT_ANSWERED]
+    return _passed_on([(name.lower(), value) for name, value in headers])
+
+
+def _passed_on(headers: Sequence[Header]) -> list[Header]:
+    """What a caller sees of them; their names are in lower case."""
+    return [header for header in headers if header[0] not in _NOT_ANSWERED]
