@@ -3,7 +3,7 @@
 from tests.gateway.builders import echoes, open_gateway
 from tests.support import Servers
 
-ALL_UP = {service: "up" for service in ("accounts", "applications", "certifications", "shifts")}
+ALL_UP = dict.fromkeys(("accounts", "applications", "certifications", "shifts"), "up")
 
 
 async def test_anyone_learns_that_every_service_is_up(servers: Servers) -> None:

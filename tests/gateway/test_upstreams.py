@@ -10,12 +10,13 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from gateway.breaker import FAILURES_IN_A_ROW
 from gateway.proxy import Proxy
 from gateway.routes import Route, Routes
 from gateway.settings import GatewaySettings
-from gateway.upstreams import Upstreams
+from gateway.upstreams import MOST_UNDER_WAY, Upstreams
 from tests.gateway.builders import Echo, served
-from tests.support import Servers, settings
+from tests.support import Servers, settings, wait_until
 
 UNREACHABLE = "http://127.0.0.1:1"
 
@@ -270,3 +271,61 @@ async def test_connections_are_used_again(servers: Servers) -> None:
         for _ in range(5):
             await client.post("/it", content=b"x")
     assert len(ports) == 1
+
+
+async def test_what_fails_again_and_again_is_asked_now_and_then_until_it_answers(servers: Servers) -> None:
+    is_back = False
+
+    async def silent_until_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if is_back:
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            await writer.drain()
+        else:
+            await stay_silent(reader, writer)
+
+    async with (
+        answering(silent_until_back) as (url, heads),
+        in_front_of(servers, route("GET", seconds=0.05), [url]) as client,
+    ):
+        for _ in range(FAILURES_IN_A_ROW):
+            assert (await client.get("/it")).status_code == 504
+        for _ in range(20):
+            assert body_of(await client.get("/it")) == (503, "it is unavailable, try again")
+        assert len(heads) == FAILURES_IN_A_ROW
+        is_back = True
+
+        async def is_answered() -> bool:
+            return (await client.get("/it")).status_code == 200
+
+        await wait_until(is_answered, 3)
+        assert len(heads) == FAILURES_IN_A_ROW + 1
+        assert await is_answered()
+
+
+async def test_one_replica_that_fails_again_and_again_leaves_all_to_the_other(servers: Servers) -> None:
+    echo = Echo()
+    async with (
+        answering(break_off) as (broken, heads),
+        served(echo) as url,
+        in_front_of(servers, route("GET"), [broken, url]) as client,
+    ):
+        for _ in range(40):
+            assert (await client.get("/it")).status_code == 200
+    assert len(echo.seen) == 40
+    assert FAILURES_IN_A_ROW <= len(heads) < 15  # some more on a slow machine, where it is tried again
+
+
+async def test_what_a_service_cannot_take_in_time_is_503_at_once(servers: Servers) -> None:
+    stuck: list[asyncio.Future[None]] = []
+
+    async def slow(_: Scope, __: Receive, ___: Send) -> None:
+        stuck.append(asyncio.get_running_loop().create_future())
+        await stuck[-1]
+
+    async with in_front_of(servers, route(seconds=30), it=slow) as client:
+        waiting = [asyncio.create_task(client.post("/it")) for _ in range(MOST_UNDER_WAY)]
+        await wait_until(lambda: len(stuck) == MOST_UNDER_WAY)
+        assert body_of(await client.post("/it")) == (503, "it is unavailable, try again")
+        for future in stuck:
+            future.set_exception(ConnectionError())
+        assert {(await one).status_code for one in waiting} == {500}

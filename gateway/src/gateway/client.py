@@ -19,6 +19,8 @@ from gateway.incoming import Header
 CONNECT_SECONDS = 1.0
 MOST_CONNECTIONS = 128
 """Beyond these, requests wait: those to a service that does not answer must not use up what others need."""
+MOST_WAITING = 900
+"""Beyond these, requests are refused at once, as they would wait for longer than anybody waits for them."""
 MOST_HEAD_BYTES = 64 * 1024
 MOST_BYTES = 8 * 1024 * 1024
 """Of an answer, as it is held in memory; one that grows beyond is broken off."""
@@ -33,6 +35,10 @@ Received = tuple[int, list[Header], bytes, bool]
 
 class NotConnected(Exception):
     """The address cannot be reached; nothing was sent."""
+
+
+class Busy(Exception):
+    """Too many requests wait for the address already; nothing was sent."""
 
 
 class Lost(Exception):
@@ -52,6 +58,7 @@ class Client:
         self._connections: list[_Connection] = []
         self._idle: list[_Connection] = []  # in the order of their last use
         self._next_look: asyncio.TimerHandle | None = None
+        self._waiting = 0
         self._is_closed = False
 
     async def send(
@@ -59,13 +66,12 @@ class Client:
     ) -> Received:
         """The whole answer, if it is there by `deadline` (of the loop's clock).
 
-        Host and Content-Length are added to `headers`. Raises NotConnected, Lost and TimeoutError; ValueError for
-        a line break in what is sent.
+        Host and Content-Length are added to `headers`. Raises NotConnected, Busy, Lost and TimeoutError;
+        ValueError for a line break in what is sent.
         """
         request = self._written(method, target, headers, body)
         if self._places.locked():
-            async with asyncio.timeout_at(deadline):  # not around everything, as it costs 5 us
-                await self._places.acquire()
+            await self._wait_for_a_place(deadline)
         else:
             await self._places.acquire()
         try:
@@ -81,13 +87,21 @@ class Client:
         self._idle.append(connection)
         return received
 
+    async def _wait_for_a_place(self, deadline: float) -> None:
+        if self._waiting >= MOST_WAITING:
+            raise Busy
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):  # not around everything, as it costs 5 us
+                await self._places.acquire()
+        finally:
+            self._waiting -= 1
+
     def close(self) -> None:
         """Close every connection; requests under way are lost."""
         self._is_closed = True
         for connection in self._connections:
             connection.close()
-        if self._next_look:
-            self._next_look.cancel()
 
     def _written(self, method: str, target: bytes, headers: Sequence[Header], body: bytes) -> bytes:
         lines = [b"%b %b HTTP/1.1" % (method.encode(), target), self._host, *map(b": ".join, headers)]

@@ -1,7 +1,9 @@
-"""A client's connection: what uvicorn leaves without a limit has one here.
+"""A client's connection: what uvicorn leaves open is decided here.
 
 Whatever clients do, memory and open files stay bounded: by the size of a request's head, by the time in which it
-must arrive, by the time for which an answer waits to be read, and by the number of connections.
+must arrive, by what else arrives that nobody reads, by the time for which an answer waits to be read, and by the
+number of connections. And what could be read in two ways is not read at all, so that no two servers in a row see
+different requests in the same bytes.
 """
 
 import asyncio
@@ -23,19 +25,25 @@ class ClientConnection(HttpToolsProtocol):
 
     most_connections = 10_000
     most_head_bytes = 64 * 1024
+    most_headers = 256
+    most_unread_bytes = 1024 * 1024
+    """Of a request behind its head: what frames its body, what follows it, and all of it once it is answered."""
+    most_waiting = 16
+    """Requests that are sent without waiting for the answer to the one before."""
     slow_seconds = 10.0
     """What has not moved for this long, but not for twice as long, is given up."""
 
-    _refused: ServiceError | None = None
-    _head_bytes = 0
-    _head_began: float | None = None
+    _is_over = False
+    _is_in_head = True
     _unread_bytes = 0
+    _unsent_bytes = 0
+    _waited_after: object = None
+    _refused: ServiceError | None = None
     _look_again: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """A client connects, and is told at once when too many others are."""
         super().connection_made(transport)
-        self._head_began = self.loop.time()
         self._look_again = self.loop.call_later(self.slow_seconds, self._look)
         if len(self.connections) > self.most_connections:
             self._refuse(TooManyConnections())
@@ -48,49 +56,110 @@ class ClientConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Part of a request, or more than one."""
-        if self.transport.is_closing():
+        if self._is_over or self.transport.is_closing():
             return
-        self._head_bytes += len(data)
+        self._unread_bytes += len(data)
         super().data_received(data)
-        if self._head_began is None:
-            self._head_bytes = 0
-        elif self._head_bytes > self.most_head_bytes:
-            self._refuse(HeadTooLarge())
-
-    def on_message_begin(self) -> None:
-        """The parser saw the first byte of a request."""
-        super().on_message_begin()
-        self._head_began = self.loop.time()
+        if self._unread_bytes:  # within a request
+            if not self._is_in_head:
+                self.headers.clear()
+            most = self.most_head_bytes if self._is_in_head else self.most_unread_bytes
+            if self._unread_bytes > most or len(self.headers or ()) > self.most_headers:
+                self._refuse(HeadTooLarge())
 
     def on_headers_complete(self) -> None:
         """The parser saw the end of a request's head."""
-        if self._head_bytes > self.most_head_bytes and self._size() > self.most_head_bytes:
-            self._refused = HeadTooLarge()
+        self._refused = self._fault()
+        if self._refused:
             raise self._refused
-        self._head_began = None
         super().on_headers_complete()
+        self._is_in_head = False
+        self.headers = []  # where trailers go from now on: nobody in front has looked at those
+        if self.parser.should_upgrade():  # what follows is in another language, as far as the parser knows
+            self._end_with_the_last_answer()
+
+    def on_body(self, body: bytes) -> None:
+        """Part of a request's body."""
+        if not self.cycle.response_complete:
+            self._unread_bytes -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The parser saw the end of a request."""
+        super().on_message_complete()
+        self._is_in_head = True
+        self._unread_bytes = 0
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn gives it
         """Answer what is no HTTP, or what `on_headers_complete` refused."""
         self._refuse(self._refused or InvalidRequest())
 
+    def _fault(self) -> ServiceError | None:
+        """What is wrong with a head, if anything."""
+        headers, parser = self.headers, self.parser
+        if len(headers) > self.most_headers or (
+            self._unread_bytes > self.most_head_bytes and self._size() > self.most_head_bytes
+        ):
+            return HeadTooLarge()
+        names = [name for name, _ in headers]
+        hosts = names.count(b"host")
+        is_chunked = b"transfer-encoding" in names
+        if (
+            not self.url.startswith(b"/")
+            or b"#" in self.url
+            or (hosts != 1 and (hosts or parser.get_http_version() != "1.0"))
+            or (is_chunked and self._values(b"transfer-encoding") != [b"chunked"])
+            or (is_chunked and parser.get_http_version() != "1.1")
+            or len(self.pipeline) >= self.most_waiting
+        ):
+            return InvalidRequest()
+        if parser.should_upgrade() and (is_chunked or self._values(b"content-length") not in ([], [b"0"])):
+            return InvalidRequest("an upgrade with a body")  # which the parser takes for the next request
+        return None
+
     def _size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
+    def _values(self, wanted: bytes) -> list[bytes]:
+        return [value.strip().lower() for name, value in self.headers if name == wanted]
+
     def _look(self) -> None:
         self._look_again = self.loop.call_later(self.slow_seconds, self._look)
-        unread = self.transport.get_write_buffer_size()
-        if unread and unread == self._unread_bytes:
+        unsent = self.transport.get_write_buffer_size()
+        waits_for_client = self.cycle is None or self.cycle.response_complete
+        if unsent and unsent == self._unsent_bytes:
             self.transport.abort()
-        elif self._head_began and self.loop.time() - self._head_began >= self.slow_seconds:
+        elif waits_for_client and not unsent and self.cycle is self._waited_after:
             self._refuse(HeadTooSlow())
-        self._unread_bytes = unread
+        self._unsent_bytes = unsent
+        self._waited_after = self.cycle if waits_for_client else self
 
     def _refuse(self, error: ServiceError) -> None:
+        """Read no more, and tell why, unless that would be taken for the answer to another request."""
+        if self._is_over:
+            return
+        self._is_over = True
+        cycle = self.cycle
+        if self._is_in_head:
+            if cycle and not cycle.response_complete:
+                self._end_with_the_last_answer()
+                return
+            self._write(error)
+        else:
+            if not (cycle.response_started or self.pipeline):
+                self._write(error)
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
+
+    def _end_with_the_last_answer(self) -> None:
+        self._is_over = True
+        self.cycle.keep_alive = False
+
+    def _write(self, error: ServiceError) -> None:
         status, headers, body = refusal(error)
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *map(b": ".join, headers)]
         self.transport.write(b"\r\n".join((*lines, b"connection: close", b"", body)))
-        self.transport.close()
 
 
 def allow_open_files() -> None:

@@ -11,7 +11,19 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from common.errors import ServiceError
+from common.errors import ERROR_SCHEMA, ServiceError, error_responses
+from gateway.errors import (
+    AccessDenied,
+    BodyTooLarge,
+    BodyTooSlow,
+    HeadTooLarge,
+    MissingKey,
+    TooManyRequests,
+    UnsupportedEncoding,
+    UpstreamLost,
+    UpstreamSlow,
+    WrongKey,
+)
 from gateway.page import ERROR_CONTENT, Json, page
 from gateway.routes import Route, Routes
 from gateway.upstreams import Outgoing, Upstreams
@@ -22,29 +34,53 @@ _SECONDS_TO_DESCRIBE = 2.0
 _KEEP_SECONDS = 60.0
 _KEEP_INCOMPLETE_SECONDS = 2.0
 
-_ERROR = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {
-        "status": {"const": "error"},
-        "message": {"type": "string", "description": "for developers"},
-        "discord": {"type": "string", "description": "fit to show in a Discord channel"},
-    },
-}
 _KEY = {
     "key-parameter": {"type": "apiKey", "in": "query", "name": "key"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     "bearer": {"type": "http", "scheme": "bearer"},
 }
-_ERRORS_OF_ALL = {
-    "400": "a parameter is absent, malformed or repeated",
-    "429": "too many requests; Retry-After says when to try again",
-    "503": "what stands behind does not answer; try again",
+_REQUEST_ID = {
+    "X-Request-Id": {
+        "description": "names this request in the logs",
+        "required": True,
+        "schema": {"type": "string", "minLength": 1},
+    }
 }
-_ERRORS_WITH_KEY = {
-    "401": "the key is missing, unknown, expired or revoked",
-    "403": "the key is not for this",
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "in how many seconds to try again",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
 }
+_RATE_LIMIT = {
+    "RateLimit-Policy": {
+        "description": "how many requests the key may make in how many seconds",
+        "schema": {"type": "string", "pattern": '^"requests";q=[0-9]+;w=[0-9]+$'},
+    },
+    "RateLimit": {
+        "description": "how many requests may still come, for how many seconds",
+        "schema": {"type": "string", "pattern": '^"requests";r=[0-9]+;t=[0-9]+$'},
+    },
+}
+
+
+def _texts(responses: Mapping[int | str, Json]) -> dict[str, str]:
+    return {str(status): response["description"] for status, response in responses.items()}
+
+
+_ERRORS_OF_ALL = _texts(
+    error_responses(
+        BodyTooSlow,
+        BodyTooLarge,
+        UnsupportedEncoding,
+        TooManyRequests,
+        HeadTooLarge,
+        UpstreamLost,
+        UpstreamSlow,
+    )
+) | {"500": "an error that nobody expected; `request_id` leads the operator to its cause"}
+_ERRORS_WITH_KEY = _texts(error_responses(MissingKey, WrongKey, AccessDenied))
 
 
 class Docs:
@@ -81,7 +117,7 @@ class Docs:
 
 def merge(routes: Routes, documents: Mapping[str, Json]) -> Json:
     """One OpenAPI document of the public routes, from those of the services by name."""
-    schemas: Json = {"Error": _ERROR}
+    schemas: Json = {"Error": ERROR_SCHEMA}
     paths: Json = {}
     for route in routes.all:
         document = documents.get(route.service, {})
@@ -105,6 +141,8 @@ def _adopt(part: Any, service: str, document: Json, schemas: Json) -> Any:
         return [_adopt(one, service, document, schemas) for one in part]
     if not isinstance(part, dict):
         return part
+    if part == ERROR_SCHEMA:
+        return {"$ref": "#/components/schemas/Error"}
     adopted = {name: _adopt(value, service, document, schemas) for name, value in part.items()}
     if isinstance(reference := part.get("$ref"), str):
         name = reference.rpartition("/")[2]
@@ -145,16 +183,33 @@ def _complete(operation: Json, route: Route) -> Json:
                 "schema": {"type": "string"},
             }
         )
-    errors = _ERRORS_OF_ALL if route.anyone else _ERRORS_OF_ALL | _ERRORS_WITH_KEY
-    responses = {status: {"description": text, "content": ERROR_CONTENT} for status, text in errors.items()}
-    responses |= operation.get("responses", {"200": {"description": "success"}})
     return operation | {
         "tags": [route.service],
         "x-callers": _callers(route),
         "parameters": parameters,
-        "responses": dict(sorted(responses.items())),
+        "responses": _responses(operation.get("responses", {"200": {"description": "success"}}), route),
         "security": [] if route.anyone else [{name: []} for name in _KEY],
     }
+
+
+def _responses(theirs: Json, route: Route) -> Json:
+    """The responses of the service, and those of the gateway itself."""
+    responses = dict(theirs)
+    errors = _ERRORS_OF_ALL if route.anyone else _ERRORS_OF_ALL | _ERRORS_WITH_KEY
+    for status, text in errors.items():
+        their_text = responses.get(status, {}).get("description", "")
+        both = their_text if text in their_text else "; or ".join(filter(None, (text, their_text)))
+        responses[status] = {"description": both, "content": ERROR_CONTENT}
+    rate_limit = {} if route.anyone else _RATE_LIMIT
+    for status, headers in {
+        "200": _REQUEST_ID | rate_limit,
+        "429": _REQUEST_ID | rate_limit | _RETRY_AFTER,
+        "503": _RETRY_AFTER,
+        "504": _RETRY_AFTER,
+    }.items():
+        if response := responses.get(status):
+            responses[status] = response | {"headers": response.get("headers", {}) | headers}
+    return dict(sorted(responses.items()))
 
 
 def _callers(route: Route) -> str:

@@ -6,10 +6,10 @@ from common.errors import ServiceError
 
 
 class InvalidRequest(ServiceError):
-    """400: what arrived is no HTTP request."""
+    """400: what arrived is no HTTP request, or one that could be read in more than one way."""
 
-    def __init__(self) -> None:
-        super().__init__(400, "invalid request")
+    def __init__(self, what: str = "") -> None:
+        super().__init__(400, f"invalid request: {what}" if what else "invalid request")
 
 
 class HeadTooSlow(ServiceError):
@@ -76,7 +76,10 @@ class BodyTooSlow(ServiceError):
 
 
 class BodyTooLarge(ServiceError):
-    """413: the body is larger than the route takes; `unread` when some of it still arrives."""
+    """413: the body is larger than the route takes.
+
+    `unread` says that some of it still arrives.
+    """
 
     def __init__(self, *, unread: bool = False) -> None:
         super().__init__(413, "body too large", headers={"Connection": "close"} if unread else None)
@@ -90,7 +93,7 @@ class UnsupportedEncoding(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """429: a limit is reached; the next request may pass after `seconds`."""
+    """429: a limit is reached; Retry-After says in how many seconds the next request may pass."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(429, "too many requests", headers={"Retry-After": str(seconds)})

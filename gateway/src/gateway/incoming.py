@@ -17,6 +17,9 @@ Header = tuple[bytes, bytes]
 Network = IPv4Network | IPv6Network
 
 BODY_SECONDS = 10.0
+_LONGEST_NAME = 64
+_LONGEST_ADDRESS = 45
+"""Beyond these, what callers send is not kept in the caches below."""
 _DISCARDED_BYTES = 1 << 20
 """Read beyond the limit before a large body is refused: most clients read no answer before all is sent."""
 
@@ -52,7 +55,8 @@ def read_headers(raw: Iterable[Header]) -> tuple[dict[str, str], list[Header]]:
     headers: dict[str, str] = {}
     forwarded: list[Header] = []
     for header in raw:
-        name, is_forwarded = _read_name(header[0])
+        read = _read_name if len(header[0]) <= _LONGEST_NAME else _read_name.__wrapped__
+        name, is_forwarded = read(header[0])
         value = header[1].decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
         if is_forwarded:
@@ -87,7 +91,10 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
     text, address = _parse_address(peer)
     hops = forwarded_for.split(",")
     while hops and address and any(address in network for network in trusted):
-        before_text, before = _parse_address(hops.pop().strip())
+        hop = hops.pop().strip()
+        if len(hop) > _LONGEST_ADDRESS:
+            break
+        before_text, before = _parse_address(hop)
         if before is None:
             break
         text, address = before_text, before

@@ -7,7 +7,7 @@ from typing import Any
 Json = dict[str, Any]
 
 ERROR_CONTENT: Json = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-"""What the gateway itself answers; the page shows it once instead of with every route."""
+"""What every error has."""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -44,14 +44,14 @@ def page(document: Json, errors: Mapping[str, str]) -> str:
     """The page of a merged OpenAPI document; `errors` are those that every route may answer, by status."""
     schemas = document["components"]["schemas"]
     sections = (
-        _section(method, path, operation, schemas)
+        _section(method, path, operation, schemas, errors)
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     )
     return _PAGE.format(errors=_table(("any route", ""), iter(errors.items())), routes="\n".join(sections))
 
 
-def _section(method: str, path: str, operation: Json, schemas: Json) -> str:
+def _section(method: str, path: str, operation: Json, schemas: Json, errors: Mapping[str, str]) -> str:
     parts = [
         f'<h2><span class="method">{escape(method.upper())}</span> {escape(path)}</h2>',
         f"<p>{escape(operation.get('description') or operation.get('summary', ''))}</p>",
@@ -63,7 +63,7 @@ def _section(method: str, path: str, operation: Json, schemas: Json) -> str:
             (
                 (status, answer.get("description", ""), ", ".join(_fields(answer, schemas)))
                 for status, answer in operation["responses"].items()
-                if answer.get("content") != ERROR_CONTENT
+                if answer.get("description") != errors.get(status)
             ),
         ),
     ]

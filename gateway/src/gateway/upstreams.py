@@ -4,17 +4,24 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+from prometheus_client import Counter
 from starlette.types import ASGIApp, Message
 
+from common import metrics
 from common.app import DRAIN_SECONDS
 from common.errors import Unavailable
 from common.peers import TOKEN_HEADER, Apps
-from gateway.client import Client, Lost, NotConnected
+from gateway.breaker import Breaker
+from gateway.client import Busy, Client, Lost, NotConnected
 from gateway.errors import UpstreamLost, UpstreamSlow
 from gateway.incoming import HOP_BY_HOP, Header
 from gateway.settings import GatewaySettings
+
+MOST_UNDER_WAY = 1024
+"""Requests to a service of the same process; the next is refused at once rather than kept waiting."""
 
 _NOT_ANSWERED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -48,6 +55,7 @@ class Upstreams:
         self._apps = apps
         self._token = (TOKEN_HEADER.encode(), settings.internal_token.get_secret_value().encode())
         self._replicas: dict[str, _Replicas] = {}
+        self._under_way = dict.fromkeys(apps, 0)
 
     async def __aenter__(self) -> "Upstreams":
         self._replicas = {name: _Replicas(urls) for name, urls in self._settings.upstreams.items()}
@@ -65,11 +73,20 @@ class Upstreams:
         headers = [*request.headers, self._token]
         try:
             if app := self._apps.get(service):
-                async with asyncio.timeout(request.seconds):
-                    return await _call_app(app, request._replace(headers=headers))
+                return await self._call_app(service, app, request._replace(headers=headers))
             return await self._call_replicas(service, request, headers)
         except TimeoutError:
             raise UpstreamSlow(service) from None
+
+    async def _call_app(self, service: str, app: ASGIApp, request: Outgoing) -> Answer:
+        if self._under_way[service] >= MOST_UNDER_WAY:
+            raise Unavailable(service)
+        self._under_way[service] += 1
+        try:
+            async with asyncio.timeout(request.seconds):
+                return await _call_app(app, request)
+        finally:
+            self._under_way[service] -= 1
 
     async def _call_replicas(self, service: str, request: Outgoing, headers: Sequence[Header]) -> Answer:
         replicas = self._replicas.get(service)
@@ -78,56 +95,72 @@ class Upstreams:
         target = request.path.encode() + (b"?" + request.query if request.query else b"")
         deadline = asyncio.get_running_loop().time() + request.seconds
         was_sent = False
-        for client in replicas.in_turn():
+        for replica in replicas.in_turn():
+            if not replica.breaker.lets_pass():
+                continue
             try:
-                status, answered, body, is_last = await client.send(
+                status, answered, body, is_last = await replica.client.send(
                     request.method, target, headers, request.body, deadline
                 )
+            except TimeoutError:
+                replica.breaker.note_failure()
+                _failures(service, "slow").inc()
+                raise
+            except Busy:
+                _failures(service, "busy").inc()
             except NotConnected:
-                continue
+                replica.breaker.note_failure()
+                _failures(service, "unreachable").inc()
             except Lost:
+                replica.breaker.note_failure()
+                _failures(service, "lost").inc()
                 was_sent = True
                 if not request.repeatable:
                     break
             else:
+                replica.breaker.note_answer()
                 if is_last:
-                    replicas.note_leaving(client)
+                    replica.leaving_until = time.monotonic() + DRAIN_SECONDS
                 return Answer(status, _passed_on(answered), body)
         raise UpstreamLost(service) if was_sent else Unavailable(service)
 
 
-class _Replicas:
-    """Where a service listens: each address gets its turn to be the first to be tried.
+class _Replica:
+    """One address of a service. When it stops, it says so in its answers: `leaving_until` then, it comes last."""
 
-    A replica that stops says so in its answers. From then on it comes last, so that no request reaches it just
-    when it stops listening.
-    """
+    def __init__(self, url: str) -> None:
+        self.client = Client(url)
+        self.breaker = Breaker()
+        self.leaving_until = 0.0
+
+
+class _Replicas:
+    """Where a service listens: each address gets its turn to be the first to be tried."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._clients = [Client(url) for url in urls]
+        self._all = [_Replica(url) for url in urls]
         self._turn = itertools.count()
-        self._left: dict[Client, float] = {}
 
-    def note_leaving(self, client: Client) -> None:
-        """This replica is about to stop."""
-        self._left[client] = time.monotonic() + DRAIN_SECONDS
-
-    def in_turn(self) -> list[Client]:
+    def in_turn(self) -> Sequence[_Replica]:
         """Every replica once; the only one twice, as a service that restarts closes its connections."""
-        if len(self._clients) == 1:
-            return self._clients * 2
-        first = next(self._turn) % len(self._clients)
-        clients = [*self._clients[first:], *self._clients[:first]]
-        if self._left:
-            now = time.monotonic()
-            self._left = {client: end for client, end in self._left.items() if end > now}
-            clients.sort(key=self._left.__contains__)
-        return clients
+        if len(self._all) == 1:
+            return self._all * 2
+        first = next(self._turn) % len(self._all)
+        replicas = [*self._all[first:], *self._all[:first]]
+        # No request should reach one just when it stops listening.
+        now = time.monotonic()
+        replicas.sort(key=lambda replica: replica.leaving_until > now)
+        return replicas
 
     def close(self) -> None:
         """Close the connections to all of them."""
-        for client in self._clients:
-            client.close()
+        for replica in self._all:
+            replica.client.close()
+
+
+@lru_cache
+def _failures(service: str, reason: str) -> Counter:
+    return metrics.UPSTREAM_FAILURES.labels(service, reason)
 
 
 async def _call_app(app: ASGIApp, request: Outgoing) -> Answer:

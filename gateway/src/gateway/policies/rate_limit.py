@@ -7,12 +7,14 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
 from operator import attrgetter
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import ServiceError
 from common.plugins import PluginContext
+from common.query import MAX_TEXT
 from gateway.errors import TooManyRequests, WrongKey
 from gateway.models import Rate, parse_rate
 from gateway.policies import Call
@@ -49,7 +51,8 @@ class RateLimit:
         name, route = call.key.name, call.route
         window = self._count(call.key.rate or self._options.per_key, "key", name)
         if route.rate and window.passes:
-            part = ",".join(call.values(route.rate_by)) if route.rate_by else ""
+            # Cut, as the services refuse a longer one anyway, and each stays in memory for a while.
+            part = ",".join(call.values(route.rate_by))[:MAX_TEXT] if route.rate_by else ""
             window = min(window, self._count(route.rate, route.path, name, part), key=attrgetter("remaining"))
         call.answer_headers += window.fields()
         window.check()
@@ -57,11 +60,20 @@ class RateLimit:
     async def refused(self, call: Call, error: ServiceError) -> None:
         """Answers TooManyRequests in place of WrongKey; right keys from the same address still pass."""
         if isinstance(error, WrongKey):
-            self._count(self._options.wrong_keys_per_address, "address", call.address).check()
+            rate = self._options.wrong_keys_per_address
+            self._count(rate, "address", _all_that_one_caller_has(call.address)).check()
 
     def _count(self, rate: Rate, *whose: str) -> "Window":
         requests, seconds = parse_rate(rate)
         return self._windows.count(math.ceil(requests / self._options.replicas), seconds, whose)
+
+
+def _all_that_one_caller_has(address: str) -> str:
+    """The address; an IPv6 one stands for its network, as whoever has one address has all 2^64 of it."""
+    try:
+        return str(IPv6Network((int(IPv6Address(address)), 64), strict=False))
+    except ValueError:
+        return address
 
 
 @dataclass(slots=True)

@@ -21,12 +21,23 @@ UPSTREAM_SECONDS = Histogram(
     ["upstream"],
     buckets=_SECONDS,
 )
+UPSTREAM_FAILURES = Counter(
+    "callboard_upstream_failures",
+    "Attempts that a service behind the gateway did not answer: busy, unreachable, lost, slow.",
+    ["upstream", "reason"],
+)
 
 OUTBOX_UNSENT = Gauge("callboard_outbox_unsent", "Events that wait to be published.", ["service"])
 OUTBOX_AGE = Gauge("callboard_outbox_oldest_seconds", "Age of the oldest event that waits.", ["service"])
 EVENTS_PUBLISHED = Counter("callboard_events_published", "Events that NATS acknowledged.", ["service"])
 EVENTS_HANDLED = Counter(
     "callboard_events_handled", "Events handled and acknowledged.", ["service", "subject"]
+)
+EVENT_DELAY = Histogram(
+    "callboard_event_delay_seconds",
+    "Seconds from when an event occurred until it was handled.",
+    ["service", "subject"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600),
 )
 EVENTS_REDELIVERED = Counter("callboard_events_redelivered", "Events delivered again.", ["service"])
 EVENTS_UNCHANGED = Counter(
