@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import nats
 import pytest
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 from pymongo.errors import ConnectionFailure
 
 from common.app import Chassis, create_app
@@ -226,3 +228,31 @@ async def test_an_event_of_another_kind_is_left_to_others(servers: Servers) -> N
         await listener.tell(ApplicationSubmitted(application="a", user=user, url="u"), changed(user))
         await wait_until(lambda: user in listener.users())
         assert all(isinstance(event, RankChanged) for event in listener.heard)
+
+
+def sample(name: str, **labels: str) -> float:
+    """What this process shows Prometheus; -1 while it shows nothing of the kind."""
+    value = REGISTRY.get_sample_value(name, labels)
+    return -1 if value is None else value
+
+
+async def test_the_time_since_an_event_occurred_is_measured_when_it_is_handled(servers: Servers) -> None:
+    name, user = next(NAMES), unique_id()
+    async with listening(servers, name) as listener:
+        await listener.tell(changed(user, occurred_at=datetime.now(UTC) - timedelta(hours=2)), changed(user))
+
+        def more_than_an_hour() -> float:
+            metric, labels = (
+                "callboard_event_delay_seconds",
+                {"service": name, "subject": RankChanged.SUBJECT},
+            )
+            return sample(f"{metric}_count", **labels) - sample(f"{metric}_bucket", **labels, le="3600.0")
+
+        await wait_until(lambda: more_than_an_hour() == 1)
+
+
+async def test_what_an_alert_watches_is_there_before_anything_happens(servers: Servers) -> None:
+    name = next(NAMES)
+    async with listening(servers, name):
+        assert sample("callboard_dead_letters_total", service=name) == 0
+        assert sample("callboard_events_handled_total", service=name, subject=RankChanged.SUBJECT) >= 0

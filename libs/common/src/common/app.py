@@ -108,7 +108,6 @@ def create_app(
             await stack.enter_async_context(background(bus.run))
             stack.push_async_callback(_flush, outbox, bus)
             await stack.enter_async_context(background(partial(outbox.relay, bus)))
-            await stack.enter_async_context(background(outbox.observe))
             chassis = Chassis(settings, group, database, outbox, apps or {}, stack)
             app.state.service = await stack.enter_async_context(open_service(chassis))
             if handlers:
@@ -193,7 +192,8 @@ def run(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is in flight; HTTPS where a certificate is given.
 
-    `http` speaks with a client. For at most `drain_seconds`, callers that keep connections open are still answered and told to go.
+    `http` is the class that serves one connection. For at most `drain_seconds`, callers that keep connections
+    open are still answered and told to go.
     """
     configure_logging(name, settings.log_level)
     gc.collect()
@@ -353,7 +353,7 @@ async def _respond(endpoint: Endpoint, request: Request) -> Response:
 @lru_cache(4096)
 def _metrics_of(service: str, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
     return (
-        metrics.REQUESTS.labels(service, method, route, status),
+        metrics.REQUESTS.labels(service, method, route, status, ""),
         metrics.REQUEST_SECONDS.labels(service, route),
     )
 

@@ -6,10 +6,9 @@ Delivery is at least once: whatever a handler does must be safe to do again.
 import asyncio
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +20,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig
-from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from common import metrics
 from common.errors import InvalidEvent, ServiceError, Unavailable
@@ -38,6 +37,7 @@ DEAD_LETTERS = Collection("dead_letters")
 ACK_WAIT_SECONDS = 30.0
 BATCH = 256
 FAILURES_TO_DEAD_LETTER = 10
+_PUBLISH_SECONDS = 2.0
 _PULL_SECONDS = 5.0
 _FINISH_SECONDS = 1.0
 _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
@@ -99,66 +99,78 @@ class Bus:
 
     async def publish(self, event_id: str, subject: str, payload: bytes) -> None:
         """Return once JetStream has stored the event, or has it already. Raises otherwise."""
+        (error,) = await self.publish_all([(event_id, subject, payload)])
+        if error is not None:
+            raise error
+
+    async def publish_all(self, events: Sequence[tuple[str, str, bytes]]) -> list[NatsError | None]:
+        """Publish events (id, subject, payload) together; for each, None where `publish` would return.
+
+        Raises Unavailable when there is no connection. Measured, an event takes a third of the CPU time that the
+        client's own `publish` takes for each; its `publish_async` never tells of a refusal.
+        """
+        client = self._connection
+        inbox = client.new_inbox()
+        answers = _Answers(len(events))
         try:
-            await self._jetstream.publish(subject, payload, headers={"Nats-Msg-Id": event_id})
-        except NoStreamResponseError:
+            subscription = await client.subscribe(f"{inbox}.*", cb=answers.add)
+            for number, (event_id, subject, payload) in enumerate(events):
+                headers = {"Nats-Msg-Id": event_id}
+                await client.publish(subject, payload, reply=f"{inbox}.{number}", headers=headers)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PUBLISH_SECONDS):
+                    await answers.are_complete.wait()
+            await subscription.unsubscribe()
+        except NatsError as error:
+            raise Unavailable("nats") from error
+        if any(map(_means_no_stream, answers.errors)):
             self._stream_is_there.clear()
-            raise
-        except ServiceUnavailableError as error:
-            if error.err_code != _NO_ROOM:
-                self._stream_is_there.clear()
-            raise
+        return answers.errors
 
     async def batches(self, durable: str, subjects: Sequence[str]) -> AsyncGenerator[list[Msg], None]:
         """Messages of a durable pull consumer, as many at a time as are there, until cancelled.
 
-        The client's own `fetch` waits for a batch to fill, so this speaks the pull protocol itself
-        (NATS ADR-13): one request at a time, whose answers come to a private subject.
+        The client's own `fetch` waits for a batch to fill, and its `next_msg` starts two tasks a message, so
+        this speaks the pull protocol itself (NATS ADR-13): one request at a time, whose answers come to a
+        private subject.
         """
         while True:
             await self._stream_is_there.wait()
+            arrived = _Arrived()
             try:
                 await self._ensure_consumer(durable, subjects)
                 client = self._connection
                 inbox = client.new_inbox()
-                answers = await client.subscribe(inbox)
+                answers = await client.subscribe(inbox, cb=arrived.add)
             except (NatsError, ServiceError, TimeoutError) as error:
                 logger.warning("cannot consume yet: %s", type(error).__name__)
                 await asyncio.sleep(0.5)
                 continue
             try:
-                async for messages in self._pull(client, durable, inbox, answers):
+                async for messages in self._pull(client, durable, inbox, arrived):
                     yield messages
             finally:
                 if not client.is_closed:
-                    await _give_back(answers)
-                    await answers.unsubscribe()
+                    await _give_back(answers, arrived)
 
     async def _pull(
-        self, client: Client, durable: str, inbox: str, answers: Subscription
+        self, client: Client, durable: str, inbox: str, arrived: "_Arrived"
     ) -> AsyncIterator[list[Msg]]:
         request = json.dumps({"batch": BATCH, "expires": int(_PULL_SECONDS * 1e9)}).encode()
+        remaining, deadline = 0, 0.0
         while self._stream_is_there.is_set():
-            await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{durable}", request, reply=inbox)
-            remaining = BATCH
-            deadline = time.monotonic() + _PULL_SECONDS + 1
-            while remaining > 0:
-                try:
-                    message = await answers.next_msg(timeout=max(0.01, deadline - time.monotonic()))
-                except NatsTimeoutError:
-                    break  # the request was lost, with a connection for instance: ask again
-                messages = [message]
-                while answers.pending_msgs and len(messages) < remaining:
-                    messages.append(await answers.next_msg(timeout=1))
-                statuses = [m.headers["Status"] for m in messages if m.headers and "Status" in m.headers]
-                messages = [m for m in messages if not (m.headers and "Status" in m.headers)]
-                remaining -= len(messages)
-                if messages:
-                    yield messages
-                if "503" in statuses or "404" in statuses:
-                    return  # no such consumer or stream (any more): start over
-                if statuses:
-                    break  # the request ended: ask again
+            messages, status = await arrived.take(deadline)
+            remaining -= len(messages)
+            # A request without any answer was lost, with a connection for instance.
+            if remaining <= 0 or status or not messages:
+                # Before these are handled, so that the next ones come meanwhile.
+                await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{durable}", request, reply=inbox)
+                remaining = BATCH
+                deadline = asyncio.get_running_loop().time() + _PULL_SECONDS + 1
+            if messages:
+                yield messages
+            if status in ("404", "503"):
+                return  # no such consumer or stream (any more): start over
 
     async def _ensure_stream(self) -> None:
         wanted = StreamConfig(
@@ -224,6 +236,10 @@ class Consumer:
         self._handlers = handlers
         self._use_cases = use_cases
         self._failures: Counter[str] = Counter()
+        # There from the start, at 0: an alert sees a counter rise, not appear.
+        metrics.DEAD_LETTERS.labels(service)
+        for subject in self._models:
+            metrics.EVENTS_HANDLED.labels(service, subject)
         self._outages = 0
 
     async def run(self) -> None:
@@ -242,7 +258,7 @@ class Consumer:
     async def _handle_all(self, messages: Sequence[Msg]) -> None:
         by_subject: dict[str, list[Msg]] = {}
         for message in messages:
-            if message.metadata.num_delivered > 1:
+            if _deliveries(message) > 1:
                 metrics.EVENTS_REDELIVERED.labels(self._service).inc()
             by_subject.setdefault(message.subject, []).append(message)
         for subject, group in by_subject.items():
@@ -266,10 +282,15 @@ class Consumer:
             return
         self._outages = 0
         for message in valid:
-            self._failures.pop(_event_id(message), None)
+            if self._failures:
+                self._failures.pop(_event_id(message), None)
             await message.ack()
         metrics.EVENTS_HANDLED.labels(self._service, model.SUBJECT).inc(len(valid))
         metrics.EVENTS_UNCHANGED.labels(self._service).inc(unchanged)
+        now = datetime.now(UTC)
+        delay = metrics.EVENT_DELAY.labels(self._service, model.SUBJECT)
+        for event in events:
+            delay.observe(max(0.0, (now - event.occurred_at).total_seconds()))
 
     async def _retry(self, model: type[Event], messages: Sequence[Msg], error: Exception) -> None:
         if is_outage(error) or (isinstance(error, ServiceError) and error.status >= 500):
@@ -311,12 +332,82 @@ class Consumer:
         await message.term()
 
 
-async def _give_back(answers: Subscription) -> None:
+class _Answers:
+    """What JetStream says of each of several events; until it does, that it did not."""
+
+    def __init__(self, number: int) -> None:
+        self.errors: list[NatsError | None] = [NatsTimeoutError() for _ in range(number)]
+        self.are_complete = asyncio.Event()
+        self._missing = number
+
+    async def add(self, message: Msg) -> None:
+        """An answer; the last part of its subject is the number of the event."""
+        number = int(message.subject.rpartition(".")[2])
+        self.errors[number] = _error_in(message)
+        self._missing -= 1
+        if self._missing == 0:
+            self.are_complete.set()
+
+
+def _means_no_stream(error: NatsError | None) -> bool:
+    if isinstance(error, ServiceUnavailableError):
+        return error.err_code != _NO_ROOM
+    return isinstance(error, NoStreamResponseError)
+
+
+def _error_in(answer: Msg) -> NatsError | None:
+    if answer.headers and answer.headers.get("Status") == "503":
+        return NoStreamResponseError()
+    try:
+        error = json.loads(answer.data).get("error")
+        if error:
+            APIError.from_error(error)
+    except NatsError as raised:
+        return raised
+    return None
+
+
+class _Arrived:
+    """What came to the private subject of one consumer, and was not taken yet."""
+
+    def __init__(self) -> None:
+        self._messages: list[Msg] = []
+        self._status = ""
+        self._is_there = asyncio.Event()
+
+    async def add(self, message: Msg) -> None:
+        """A message, or how the request ended."""
+        if message.headers and "Status" in message.headers:
+            self._status = message.headers["Status"]
+        else:
+            self._messages.append(message)
+        self._is_there.set()
+
+    async def take(self, deadline: float) -> tuple[list[Msg], str]:
+        """All that is there as soon as something is; nothing after `deadline`, a time of the event loop."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._is_there.wait()
+        taken = self._messages, self._status
+        self._messages, self._status = [], ""
+        self._is_there.clear()
+        return taken
+
+
+async def _give_back(answers: Subscription, arrived: _Arrived) -> None:
     """Let others have at once what arrived and was not begun, not only after ACK_WAIT_SECONDS."""
-    while answers.pending_msgs:
-        message = await answers.next_msg(timeout=1)
-        if not (message.headers and "Status" in message.headers):
-            await message.nak()
+    with suppress(NatsError, TimeoutError):
+        async with asyncio.timeout(_FINISH_SECONDS):
+            await answers.drain()  # type: ignore[no-untyped-call] # of nats-py; takes what was on its way
+    messages, _ = await arrived.take(0)
+    for message in messages:
+        await message.nak()
+
+
+def _deliveries(message: Msg) -> int:
+    # The metadata tell it too, but take a tenth of the time that a message takes. NATS ADR-15 has two forms.
+    tokens = message.reply.split(".")
+    return int(tokens[4 if len(tokens) == 9 else 6])
 
 
 def _event_id(message: Msg) -> str:

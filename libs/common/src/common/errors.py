@@ -1,6 +1,21 @@
 """What can go wrong in any service; `app.py` turns these into JSON, and nothing else does."""
 
 from collections.abc import Mapping
+from inspect import getdoc
+from typing import Any
+
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["status"],
+    "properties": {
+        "status": {"const": "error"},
+        "message": {"type": "string", "description": "for developers"},
+        "discord": {"type": "string", "description": "fit to show in a Discord channel"},
+        "request_id": {"type": "string", "description": "of an error that nobody expected"},
+    },
+    "anyOf": [{"required": ["message"]}, {"required": ["discord"]}],
+}
+"""The body of every error, for OpenAPI."""
 
 
 class ServiceError(Exception):
@@ -35,7 +50,7 @@ class ServiceError(Exception):
 
 
 class InvalidQuery(ServiceError):
-    """400: a parameter or a body field is absent, malformed or repeated; `what` names it."""
+    """400: a parameter or a body field, which `message` names, is absent, malformed or repeated."""
 
     def __init__(self, what: str) -> None:
         super().__init__(400, f"invalid query: {what}")
@@ -57,6 +72,24 @@ class Unavailable(ServiceError):
 
     def __init__(self, what: str) -> None:
         super().__init__(503, f"{what} is unavailable, try again", headers={"Retry-After": "1"})
+
+
+def error_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of these errors and of those of every route, for a route's `responses`.
+
+    The first line of an error's docstring tells its status and what it means.
+    """
+    meanings: dict[int | str, list[str]] = {}
+    for error in (InvalidQuery, Unavailable, *errors):
+        status, _, meaning = (getdoc(error) or "").partition("\n")[0].partition(": ")
+        meanings.setdefault(int(status), []).append(meaning.removesuffix("."))
+    return {
+        status: {
+            "description": "; or ".join(texts),
+            "content": {"application/json": {"schema": ERROR_SCHEMA}},
+        }
+        for status, texts in meanings.items()
+    }
 
 
 class InvalidEvent(Exception):

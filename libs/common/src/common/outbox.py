@@ -6,16 +6,19 @@ by the next relay that looks. An event may be published twice, never not at all.
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
 
 from common import metrics
 from common.bus import Bus
+from common.errors import Unavailable
 from common.events import Event
-from common.mongo import Collection, Database, Document, Session, is_outage
+from common.mongo import TIMEOUT_SECONDS, Collection, Database, Document, Session, is_outage
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,6 @@ OUTBOX = Collection(
 )
 
 _BATCH = 256
-_IN_FLIGHT = 64
 _POLL_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -44,7 +46,10 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self._rows = database[OUTBOX.name]
+        # Nobody waits for the journal here: a mark that is lost makes an event come twice, no more.
+        self._marks = database.get_collection(OUTBOX.name, write_concern=WriteConcern(w=1))
         self._service = database.name
+        self._added: dict[str, float] = {}
         self._committed = asyncio.Event()
 
     async def add(self, session: Session, events: Sequence[Event]) -> None:
@@ -62,76 +67,90 @@ class Outbox:
             ],
             session=session,
         )
+        self._added |= dict.fromkeys((event.id for event in events), time.monotonic())
 
     def wake(self) -> None:
         """Publish now what was just committed, instead of at the relay's next look."""
         self._committed.set()
 
     async def relay(self, bus: Bus) -> None:
-        """Publish what is unsent, oldest first, until cancelled."""
+        """Publish until cancelled: what is added here once it is committed, all else at a slow look."""
         pause = 0.1
         while True:
-            self._committed.clear()
             try:
-                rows = await self._unsent()
-                sent = await self._publish(bus, rows)
-            except PyMongoError as error:
-                if not is_outage(error):
+                await self.flush(bus)
+                deadline = asyncio.get_running_loop().time() + _POLL_SECONDS
+                while await self._is_woken(deadline):
+                    rows = await self._just_committed()
+                    await self._publish(bus, rows)
+                    if len(rows) == _BATCH:
+                        self.wake()  # there may be more
+                pause = 0.1
+            except (PyMongoError, Unavailable) as error:
+                if isinstance(error, PyMongoError) and not is_outage(error):
                     raise
-                rows, sent = [], -1
-            if sent < len(rows):
+                logger.warning("events wait in the outbox: %s", error.__cause__ or error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-            elif len(rows) < _BATCH:
-                pause = 0.1
-                await self._wait()
 
     async def flush(self, bus: Bus) -> None:
-        """Publish what is unsent once more, before a stop; what fails stays for the next start."""
-        await self._publish(bus, await self._unsent())
-
-    async def observe(self) -> None:
-        """Keep the metrics of depth and age up to date, until cancelled."""
+        """Publish all that is unsent, oldest first. Raises Unavailable; the rest stays for the next look."""
+        self._forget_finished()
+        last = ""
         while True:
-            try:
-                oldest = await self._rows.find_one({"sent": False}, sort=[("_id", ASCENDING)])
-                depth = await self._rows.count_documents({"sent": False}) if oldest else 0
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-            else:
-                age = (datetime.now(UTC) - oldest["created_at"]).total_seconds() if oldest else 0
-                metrics.OUTBOX_UNSENT.labels(self._service).set(depth)
-                metrics.OUTBOX_AGE.labels(self._service).set(age)
-            await asyncio.sleep(_POLL_SECONDS)
+            rows = (
+                await self._rows.find({"sent": False, "_id": {"$gt": last}}, batch_size=_BATCH)
+                .sort("_id", ASCENDING)
+                .limit(_BATCH)
+                .to_list()
+            )
+            if not last:
+                await self._tell_depth(rows)
+            await self._publish(bus, rows)
+            if len(rows) < _BATCH:
+                return
+            last = rows[-1]["_id"]
 
-    async def _wait(self) -> None:
+    def _forget_finished(self) -> None:
+        # By now, what was added before is committed, so that a look finds it, or never will be.
+        latest = time.monotonic() - TIMEOUT_SECONDS
+        self._added = {event_id: at for event_id, at in self._added.items() if at > latest}
+
+    async def _tell_depth(self, rows: Sequence[Document]) -> None:
+        depth = len(rows) if len(rows) < _BATCH else await self._rows.count_documents({"sent": False})
+        age = (datetime.now(UTC) - rows[0]["created_at"]).total_seconds() if rows else 0
+        metrics.OUTBOX_UNSENT.labels(self._service).set(depth)
+        metrics.OUTBOX_AGE.labels(self._service).set(age)
+
+    async def _is_woken(self, deadline: float) -> bool:
         try:
-            async with asyncio.timeout(_POLL_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await self._committed.wait()
         except TimeoutError:
+            return False
+        self._committed.clear()
+        return asyncio.get_running_loop().time() < deadline
+
+    async def _just_committed(self) -> list[Document]:
+        if not self._added:
+            return []
+        # By id: among what is unsent, MongoDB passes all that was marked sent since its last checkpoint.
+        # Measured, that took 20 ms after 20,000 events.
+        wanted = {"_id": {"$in": list(self._added)}, "sent": False}
+        return await self._rows.find(wanted, batch_size=_BATCH, hint="_id_").limit(_BATCH).to_list()
+
+    async def _publish(self, bus: Bus, rows: Sequence[Document]) -> None:
+        if not rows:
             return
-
-    async def _unsent(self) -> list[Document]:
-        return await self._rows.find({"sent": False}).sort("_id", ASCENDING).limit(_BATCH).to_list()
-
-    async def _publish(self, bus: Bus, rows: Sequence[Document]) -> int:
-        sent: list[str] = []
-        for start in range(0, len(rows), _IN_FLIGHT):
-            part = rows[start : start + _IN_FLIGHT]
-            results = await asyncio.gather(
-                *(bus.publish(row["_id"], row["subject"], row["payload"]) for row in part),
-                return_exceptions=True,
+        errors = await bus.publish_all([(row["_id"], row["subject"], row["payload"]) for row in rows])
+        sent = [row["_id"] for row, error in zip(rows, errors, strict=True) if error is None]
+        if sent:
+            await self._marks.update_many(
+                {"_id": {"$in": sent}}, {"$set": {"sent": True, "sent_at": datetime.now(UTC)}}
             )
-            acknowledged = [row["_id"] for row, result in zip(part, results, strict=True) if result is None]
-            if acknowledged:
-                await self._rows.update_many(
-                    {"_id": {"$in": acknowledged}}, {"$set": {"sent": True, "sent_at": datetime.now(UTC)}}
-                )
-                metrics.EVENTS_PUBLISHED.labels(self._service).inc(len(acknowledged))
-            sent += acknowledged
-            failed = [result for result in results if result is not None]
-            if failed:
-                logger.warning("%d events wait in the outbox: %s", len(failed), failed[0])
-                break
-        return len(sent)
+            for event_id in sent:
+                self._added.pop(event_id, None)
+            metrics.EVENTS_PUBLISHED.labels(self._service).inc(len(sent))
+        failed = [error for error in errors if error is not None]
+        if failed:
+            raise Unavailable("nats") from failed[0]

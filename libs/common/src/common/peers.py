@@ -58,7 +58,7 @@ class Peer:
 
     async def _call(self, method: str, path: str, seconds: float, **how: Any) -> dict[str, Any]:
         headers = {
-            name: value
+            name.encode(): value.encode("latin-1")  # as it was decoded when it came
             for name, value in ((REQUEST_ID_HEADER, request_id.get()), (KEY_NAME_HEADER, key_name.get()))
             if value
         }

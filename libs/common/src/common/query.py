@@ -58,7 +58,9 @@ Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"type": "boolean"
 Seconds = Annotated[int, BeforeValidator(_seconds), WithJsonSchema({"type": "number", "minimum": 0})]
 """Seconds as decimal text; a fraction, usual in Luau, is dropped."""
 
-Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_TEXT})]
+Text = Annotated[
+    str, BeforeValidator(_text), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT})
+]
 """A name, a code, a server's id: one short line."""
 
 
@@ -115,13 +117,22 @@ def query_parameters(model: type[BaseModel]) -> dict[str, Any]:
     required = schema.get("required", [])
     return {
         "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "required": name in required,
-                "description": field.pop("description", ""),
-                "schema": field,
-            }
-            for name, field in ((name, dict(field)) for name, field in schema["properties"].items())
+            _parameter(name, field, is_required=name in required)
+            for name, field in schema["properties"].items()
         ]
+    }
+
+
+def _parameter(name: str, field: Mapping[str, Any], *, is_required: bool) -> dict[str, Any]:
+    # Optional is `X | None` in the model, but there is no way to write null in a query.
+    (kind,) = [one for one in field.get("anyOf", [field]) if one.get("type") != "null"]
+    return {
+        "name": name,
+        "in": "query",
+        "required": is_required,
+        "allowEmptyValue": not is_required,
+        "description": field.get("description", ""),
+        "schema": {
+            key: value for key, value in kind.items() if key not in ("title", "description", "default")
+        },
     }

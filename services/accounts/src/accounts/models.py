@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from common.group import Group
@@ -67,7 +67,7 @@ class RankRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     user: Id
-    rankid: int
+    rankid: StrictInt
 
 
 class Person(BaseModel):

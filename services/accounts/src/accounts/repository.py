@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, ReplaceOne, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, ReplaceOne, UpdateMany, UpdateOne
 
 from accounts.models import Account, LocalPerson
 from common.bus import DEAD_LETTERS
@@ -100,8 +100,10 @@ class Accounts:
 
     async def existing(self, session: Session, users: Sequence[int]) -> set[int]:
         """Which of these users have an account."""
-        found = self._accounts.find({"id": {"$in": users}}, {"id": True}, session=session)
-        return {document["id"] async for document in found}
+        found = self._accounts.find(
+            {"id": {"$in": users}}, {"_id": False, "id": True}, batch_size=len(users) + 1, session=session
+        )
+        return {document["id"] for document in await found.to_list()}
 
     async def set_rank(self, session: Session, user: int, rankid: int, version: int) -> None:
         """Set the rank of a user, who gets an account where there is none."""
@@ -123,25 +125,37 @@ class Accounts:
     async def recorded(self, session: Session, entries: Iterable[str]) -> set[str]:
         """Which of these ledger entries there are already."""
         found = self._ledger.find({"_id": {"$in": list(entries)}}, {"_id": True}, session=session)
-        return {document["_id"] async for document in found}
+        return {document["_id"] for document in await found.to_list()}
 
     async def record(self, session: Session, shifts: Sequence[ShiftLogged]) -> None:
-        """Write a ledger entry for each shift, and add each person's sum to the total."""
+        """Write a ledger entry for each shift, and add each person's sum to the total.
+
+        Raises BulkWriteError when one of the entries is there already.
+        """
+        await self._ledger.bulk_write([InsertOne(_entry(shift)) for shift in shifts], session=session)
         sums: dict[int, int] = {}
         for shift in shifts:
             sums[shift.user] = sums.get(shift.user, 0) + shift.points
-        await self._ledger.bulk_write([InsertOne(_entry(shift)) for shift in shifts], session=session)
-        await self._accounts.bulk_write(
+        users_by_sum: dict[int, list[int]] = {}
+        for user, points in sums.items():
+            users_by_sum.setdefault(points, []).append(user)
+        added = await self._accounts.bulk_write(
             [
-                UpdateOne(
-                    {"id": user},
-                    {"$inc": {"points": points}, "$setOnInsert": {"created_at": datetime.now(UTC)}},
-                    upsert=True,
-                )
-                for user, points in sums.items()
+                UpdateMany({"id": {"$in": users}}, {"$inc": {"points": points}})
+                for points, users in users_by_sum.items()
             ],
             session=session,
         )
+        if added.matched_count < len(sums):
+            known = await self.existing(session, list(sums)) if added.matched_count else set()
+            await self._accounts.insert_many(
+                [
+                    {**_new_account(), "id": user, "points": points}
+                    for user, points in sums.items()
+                    if user not in known
+                ],
+                session=session,
+            )
 
     async def keep_newest(self, changes: Sequence[CertificationGranted | CertificationRevoked]) -> int:
         """Note certifications, each only if it is newer than what is known; answer how many were not."""

@@ -18,7 +18,7 @@ from common.coalesce import Coalescer
 from common.errors import Unavailable, UserNotFound
 from common.events import CertificationGranted, CertificationRevoked, RankChanged, ShiftLogged
 from common.group import Group
-from common.mongo import Database, Session, transaction
+from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
 
 
@@ -104,14 +104,23 @@ class AccountsService:
         """Count each shift once, however often it comes; answers how many were counted before."""
         unique = {shift.id: shift for shift in shifts}
 
-        async def work(session: Session) -> int:
+        async def optimistic(session: Session) -> int:
+            await self._accounts.record(session, list(unique.values()))
+            return len(shifts) - len(unique)
+
+        async def careful(session: Session) -> int:
             before = await self._accounts.recorded(session, unique)
             new = [shift for shift in unique.values() if shift.id not in before]
             if new:
                 await self._accounts.record(session, new)
             return len(shifts) - len(new)
 
-        return await transaction(self._database, work)
+        try:
+            return await transaction(self._database, optimistic)
+        except Exception as error:
+            if not is_own_error(error):
+                raise
+        return await transaction(self._database, careful)
 
     async def record_certifications(
         self, changes: Sequence[CertificationGranted | CertificationRevoked]

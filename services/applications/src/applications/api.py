@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from applications.errors import BodyTooLarge
+from applications.errors import AlreadyRanked, ApplicationNotFound, BodyTooLarge, NotRanked
 from applications.models import Answers, ApproveAnswer, ApproveQuery, UploadAnswer, UploadQuery
 from applications.service import Applications
 from common.app import answer
-from common.errors import InvalidQuery
+from common.errors import InvalidQuery, UserNotFound, error_responses
 from common.query import query_parameters, read_query, validate
 
 LARGEST_BODY = 192 * 1024
@@ -35,6 +35,7 @@ router = APIRouter()
 @router.post(
     "/application/upload",
     response_model=UploadAnswer,
+    responses=error_responses(BodyTooLarge),
     openapi_extra=query_parameters(UploadQuery)
     | {
         "requestBody": {
@@ -53,8 +54,16 @@ async def upload(request: Request) -> Response:
 @router.get(
     "/applications/{token}",
     response_class=PlainTextResponse,
+    responses=error_responses(ApplicationNotFound),
     openapi_extra={
-        "parameters": [{"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}]
+        "parameters": [
+            {
+                "name": "token",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+            }
+        ]
     },
 )
 async def text(request: Request) -> Response:
@@ -65,7 +74,10 @@ async def text(request: Request) -> Response:
 
 
 @router.post(
-    "/application/approve", response_model=ApproveAnswer, openapi_extra=query_parameters(ApproveQuery)
+    "/application/approve",
+    response_model=ApproveAnswer,
+    responses=error_responses(AlreadyRanked, UserNotFound, NotRanked),
+    openapi_extra=query_parameters(ApproveQuery),
 )
 async def approve(request: Request) -> Response:
     """Make a user a trainee; an upload is not needed."""

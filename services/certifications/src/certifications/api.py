@@ -5,15 +5,22 @@ from typing import cast
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from certifications.errors import AlreadyHeld, NotHeld, RankTooLow, UnknownCertification
 from certifications.models import ChangeAnswer, ChangeQuery
 from certifications.service import Certifications
 from common.app import answer
+from common.errors import UserNotFound, error_responses
 from common.query import query_parameters, read_query
 
 router = APIRouter()
 
 
-@router.post("/certification/grant", response_model=ChangeAnswer, openapi_extra=query_parameters(ChangeQuery))
+@router.post(
+    "/certification/grant",
+    response_model=ChangeAnswer,
+    responses=error_responses(UnknownCertification, AlreadyHeld, RankTooLow, UserNotFound),
+    openapi_extra=query_parameters(ChangeQuery),
+)
 async def grant(request: Request) -> Response:
     """Grant a certification to a member whose rank allows it."""
     query = read_query(ChangeQuery, request)
@@ -23,7 +30,10 @@ async def grant(request: Request) -> Response:
 
 
 @router.post(
-    "/certification/revoke", response_model=ChangeAnswer, openapi_extra=query_parameters(ChangeQuery)
+    "/certification/revoke",
+    response_model=ChangeAnswer,
+    responses=error_responses(UnknownCertification, NotHeld, UserNotFound),
+    openapi_extra=query_parameters(ChangeQuery),
 )
 async def revoke(request: Request) -> Response:
     """Revoke a certification that a member holds."""

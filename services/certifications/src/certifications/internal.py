@@ -8,12 +8,18 @@ from fastapi.responses import Response
 from certifications.models import HeldAnswer, HeldCertification, HeldQuery
 from certifications.service import Certifications
 from common.app import answer
-from common.query import read_query
+from common.errors import error_responses
+from common.query import query_parameters, read_query
 
-router = APIRouter(prefix="/internal", include_in_schema=False)
+router = APIRouter(prefix="/internal")
 
 
-@router.get("/certifications")
+@router.get(
+    "/certifications",
+    response_model=HeldAnswer,
+    responses=error_responses(),
+    openapi_extra=query_parameters(HeldQuery),
+)
 async def certifications_of(request: Request) -> Response:
     """What a user holds, for a service whose own copy may be behind."""
     query = read_query(HeldQuery, request)
