@@ -46,7 +46,7 @@ async def watch(
                 "place": PLACE,
                 "duration": 600,
                 "training": "false",
-                "server": "watched",
+                "server": f"watched-{user % 100}",
                 "ended_at": int(time.time()),
             }
             key = {"Idempotency-Key": f"watched-{user}-{sent}"}

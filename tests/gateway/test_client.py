@@ -736,6 +736,16 @@ async def test_an_answer_that_meets_its_cancellation_does_not_harm_the_next_requ
         await uses_another(client, server, wire)
 
 
+async def test_an_answer_that_comes_after_its_cancellation_is_dropped() -> None:
+    async with asked() as (client, _, wire, request):
+        await wire.say(b"HTTP/1.1 200 OK\r\n\r\nall")
+        (connection,) = client._connections
+        request.cancel()
+        connection.eof_received()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+
 async def test_a_server_that_refuses_connections_is_not_connected() -> None:
     async with listening() as server:
         pass

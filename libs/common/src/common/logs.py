@@ -1,5 +1,6 @@
 """Structured logs: one JSON object a line, with the request and the key's name where there is a request."""
 
+import asyncio
 import logging
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from pythonjsonlogger.orjson import OrjsonFormatter
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 key_name: ContextVar[str | None] = ContextVar("key_name", default=None)
+
+_lines: list[bytes] = []
 
 
 class _Formatter(OrjsonFormatter):
@@ -42,10 +45,19 @@ def configure_logging(service: str, level: str) -> None:
 
 
 def log_fields(logger: logging.Logger, fields: Mapping[str, object]) -> None:
-    """A line of level INFO with these fields, of the shape of all others.
+    """A line of level INFO with these fields, of the shape of all others, written in this turn of the event loop.
 
-    For what is logged at every request: measured, logging's own way costs five times as much.
+    For what is logged at every request: measured, logging's own way costs five times as much. Lines of one turn
+    are written together.
     """
     if logger.isEnabledFor(logging.INFO):
+        if not _lines:
+            asyncio.get_running_loop().call_soon(_write_lines)
         line = {"level": "INFO", "logger": logger.name, **fields, "time": datetime.now(UTC)}
-        sys.stderr.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())
+        _lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _write_lines() -> None:
+    lines = b"".join(_lines).decode()
+    _lines.clear()
+    sys.stderr.write(lines)
