@@ -13,7 +13,7 @@ async def total_and_ledger(park: Park, user: int) -> tuple[int, list[int]]:
     """The account's total, and the points of its ledger entries."""
     account = await park.database["accounts"].find_one({"id": user})
     entries = await park.database["ledger"].find({"user": user}).to_list()
-    return (account or {}).get("points", -1), [entry["points"] for entry in entries]
+    return (account or {}).get("points", -1), sorted(entry["points"] for entry in entries)
 
 
 async def publish(park: Park, event: ShiftLogged) -> None:
@@ -43,6 +43,19 @@ async def test_a_batch_with_known_and_new_shifts_adds_the_new_ones(park: Park) -
     await on_shift_logged(park.service, [known])
     assert await on_shift_logged(park.service, [known, new]) == 1
     assert await total_and_ledger(park, user) == (3, [1, 2])
+
+
+async def test_a_batch_adds_to_each_account_what_its_shifts_pay_and_opens_those_that_are_missing(
+    park: Park,
+) -> None:
+    known, other, new, also_new = (unique_id() for _ in range(4))
+    await on_shift_logged(park.service, [shift_logged(known, 1), shift_logged(other, 0)])
+    paid = [(known, 5), (new, 5), (known, 2), (other, 7), (also_new, 0)]
+    await on_shift_logged(park.service, [shift_logged(user, points) for user, points in paid])
+    assert await total_and_ledger(park, known) == (8, [1, 2, 5])
+    assert await total_and_ledger(park, other) == (7, [0, 7])
+    assert await total_and_ledger(park, new) == (5, [5])
+    assert await total_and_ledger(park, also_new) == (0, [0])
 
 
 async def test_two_replicas_that_get_the_same_shifts_at_once_count_them_once(park: Park) -> None:

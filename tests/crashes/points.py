@@ -16,8 +16,8 @@ NOT_TERMINATED = "dead letter written, but the event not ended"
 
 # A group commit: the first transaction is that of the first request alone, the next that of those who waited.
 CRASH_POINTS = (
-    Change("common.bus:Bus.publish", "die before", name=NOT_PUBLISHED),
-    Change("common.bus:Bus.publish", "die after", name=NOT_MARKED),
+    Change("common.bus:Bus.publish_all", "die before", name=NOT_PUBLISHED),
+    Change("common.bus:Bus.publish_all", "die after", name=NOT_MARKED),
     Change("shifts.repository:Repository.add", "die after", name=NOT_STORED, skip=1),
     Change("common.outbox:Outbox.add", "die after", name=NOT_COMMITTED, skip=1),
     Change("shifts.service:transaction", "die after", name=NOT_ANSWERED, skip=1),

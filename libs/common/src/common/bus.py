@@ -151,7 +151,7 @@ class Bus:
                     yield messages
             finally:
                 if not client.is_closed:
-                    await _give_back(answers, arrived)
+                    await _give_back(client, answers, arrived)
 
     async def _pull(
         self, client: Client, durable: str, inbox: str, arrived: "_Arrived"
@@ -394,14 +394,17 @@ class _Arrived:
         return taken
 
 
-async def _give_back(answers: Subscription, arrived: _Arrived) -> None:
+async def _give_back(client: Client, answers: Subscription, arrived: _Arrived) -> None:
     """Let others have at once what arrived and was not begun, not only after ACK_WAIT_SECONDS."""
     with suppress(NatsError, TimeoutError):
-        async with asyncio.timeout(_FINISH_SECONDS):
-            await answers.drain()  # type: ignore[no-untyped-call] # of nats-py; takes what was on its way
-    messages, _ = await arrived.take(0)
-    for message in messages:
-        await message.nak()
+        if client.is_connected:
+            async with asyncio.timeout(_FINISH_SECONDS):
+                await answers.drain()  # type: ignore[no-untyped-call] # of nats-py; takes what was on its way
+        else:
+            await answers.unsubscribe()
+        messages, _ = await arrived.take(0)
+        for message in messages:
+            await message.nak()
 
 
 def _deliveries(message: Msg) -> int:

@@ -104,11 +104,11 @@ class AccountsService:
         """Count each shift once, however often it comes; answers how many were counted before."""
         unique = {shift.id: shift for shift in shifts}
 
-        async def optimistic(session: Session) -> int:
+        async def record_all(session: Session) -> int:
             await self._accounts.record(session, list(unique.values()))
             return len(shifts) - len(unique)
 
-        async def careful(session: Session) -> int:
+        async def record_new(session: Session) -> int:
             before = await self._accounts.recorded(session, unique)
             new = [shift for shift in unique.values() if shift.id not in before]
             if new:
@@ -116,11 +116,12 @@ class AccountsService:
             return len(shifts) - len(new)
 
         try:
-            return await transaction(self._database, optimistic)
+            # Few batches hold one that was counted before: to ask first would cost all of them a round trip.
+            return await transaction(self._database, record_all)
         except Exception as error:
             if not is_own_error(error):
                 raise
-        return await transaction(self._database, careful)
+        return await transaction(self._database, record_new)
 
     async def record_certifications(
         self, changes: Sequence[CertificationGranted | CertificationRevoked]

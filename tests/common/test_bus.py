@@ -1,0 +1,128 @@
+"""What is published together, and when the relay publishes what is committed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+from nats.js.errors import NoStreamResponseError
+
+from common.app import background
+from common.bus import Bus
+from common.errors import Unavailable
+from common.events import RankChanged, new_id
+from common.mongo import Database, Session, connect, migrate, transaction
+from common.outbox import OUTBOX, Outbox
+from common.settings import Settings
+from tests.support import Servers, settings, unique_id, wait_until
+
+
+@dataclass
+class Relay:
+    """An outbox in a database of its own, and the relay that empties it."""
+
+    outbox: Outbox
+    database: Database
+
+    async def commit(self, *events: RankChanged) -> None:
+        """Store events as a use case does."""
+
+        async def work(session: Session) -> None:
+            await self.outbox.add(session, events)
+
+        await transaction(self.database, work)
+        self.outbox.wake()
+
+    async def are_sent(self, *events: RankChanged) -> bool:
+        """Whether all of them were published."""
+        sent = {"_id": {"$in": [event.id for event in events]}, "sent": True}
+        return await self.database[OUTBOX.name].count_documents(sent) == len(events)
+
+
+def changed() -> RankChanged:
+    """An event that nobody here listens to."""
+    return RankChanged(user=unique_id(), username="A", rank="Guest", rankid=0, version=1)
+
+
+@asynccontextmanager
+async def connected(servers: Servers) -> AsyncIterator[Bus]:
+    """A connection with which events can be published."""
+    bus = Bus(settings(Settings, servers), "test")
+    async with background(bus.run):
+        await wait_until(lambda: bus.is_connected)
+        yield bus
+        await bus.close()
+
+
+@asynccontextmanager
+async def relaying(servers: Servers) -> AsyncIterator[Relay]:
+    """A relay at work that has looked at its outbox once."""
+    client, database = connect(settings(Settings, servers), f"relay_{unique_id()}")
+    async with client, connected(servers) as bus:
+        await migrate(database, (OUTBOX,))
+        relay, left = Relay(Outbox(database), database), changed()
+        await Relay(Outbox(database), database).commit(left)  # by another process: only a look finds it
+        async with background(partial(relay.outbox.relay, bus)):
+            await wait_until(partial(relay.are_sent, left))
+            yield relay
+
+
+async def test_each_of_the_events_published_together_is_told_what_became_of_it(servers: Servers) -> None:
+    async with connected(servers) as bus:
+        unheard = "callboard.test.nothing_happened.v1"
+        events = [(new_id(), subject, b"{}") for subject in (unheard, "elsewhere.no_stream", unheard)]
+        errors = await bus.publish_all([*events, events[-1]])
+        assert isinstance(errors.pop(1), NoStreamResponseError)
+        assert errors == [None] * 3
+        with pytest.raises(NoStreamResponseError):
+            await bus.publish(*events[1])
+
+
+async def test_without_a_connection_nothing_is_published(servers: Servers) -> None:
+    bus = Bus(settings(Settings, servers), "test")
+    with pytest.raises(Unavailable):
+        await bus.publish_all([(new_id(), RankChanged.SUBJECT, b"{}")])
+
+
+async def test_what_is_committed_is_published_without_waiting_for_a_look(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.outbox._POLL_SECONDS", 600.0)
+    async with relaying(servers) as relay:
+        events = [changed() for _ in range(600)]  # more than are published together
+        await relay.commit(*events)
+        await wait_until(partial(relay.are_sent, *events))
+
+
+async def test_an_event_is_published_once_committed_though_others_woke_the_relay_before(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.outbox._POLL_SECONDS", 600.0)
+    slow, quick = changed(), changed()
+    async with relaying(servers) as relay, relay.database.client.start_session() as session:
+        async with await session.start_transaction():
+            await relay.outbox.add(session, [slow])
+            await relay.commit(quick)
+            await wait_until(partial(relay.are_sent, quick))
+        relay.outbox.wake()
+        await wait_until(partial(relay.are_sent, slow))
+
+
+async def test_the_relay_looks_for_what_others_left_however_often_it_is_woken(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.outbox._POLL_SECONDS", 0.1)
+    async with relaying(servers) as relay, relay.database.client.start_session() as session:
+
+        async def keep_waking() -> None:
+            while True:
+                relay.outbox.wake()
+                await asyncio.sleep(0)
+
+        async with await session.start_transaction(), background(keep_waking):
+            await relay.outbox.add(session, [changed()])  # so that there is something to ask for each time
+            left = changed()
+            await Relay(Outbox(relay.database), relay.database).commit(left)
+            await wait_until(partial(relay.are_sent, left))
