@@ -160,13 +160,16 @@ async def a_load(park: Machine, guest: Visitors) -> list[tuple[str, Request]]:
     people = [person.username for person in await park.people(2, "Cast Member")]
     applicants = iter([person.id for person in await park.people(500, "Guest")])
 
+    def server_of(user: int) -> str:
+        return f"server-{user % 50}"  # as one may log 500 shifts a minute
+
     def changer(username: str) -> Request:
         turns = itertools.cycle(("grant", "revoke"))
         return lambda _: guest.change(next(turns), username)
 
     return [
-        *[("log", guest.log)] * 4,
-        *[("log with a key", lambda user: guest.log(user, key=f"shift-{user}"))] * 4,
+        *[("log", lambda user: guest.log(user, server=server_of(user)))] * 4,
+        *[("log with a key", lambda user: guest.log(user, server=server_of(user), key=f"shift-{user}"))] * 4,
         *[("join", guest.join)] * 3,
         *[("upload", guest.upload)] * 2,
         *[("change", changer(username)) for username in people],
