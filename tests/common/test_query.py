@@ -98,6 +98,8 @@ def test_parameters_are_documented_from_the_same_model() -> None:
     documented = {entry["name"]: entry for entry in query_parameters(Sample)["parameters"]}
     assert [name for name, entry in documented.items() if entry["required"]] == ["id"]
     assert documented["id"]["schema"]["maximum"] == 2**63 - 1
+    assert documented["name"]["schema"] == {"type": "string", "minLength": 1, "maxLength": 100}
+    assert [name for name, entry in documented.items() if not entry["allowEmptyValue"]] == ["id"]
 
 
 @given(st.text(alphabet="ab1=&%+;26~ÿ", max_size=20))

@@ -134,6 +134,29 @@ async def test_every_route_says_which_keys_it_takes_and_which_errors_it_answers(
     assert described["paths"]["/profile"]["get"]["responses"]["404"] == {"description": "couldn't find user"}
 
 
+async def test_an_error_of_the_service_and_one_of_the_gateway_are_described_together(
+    client: httpx.AsyncClient,
+) -> None:
+    grant = (await document(client))["paths"]["/certification/grant"]["post"]["responses"]
+    assert grant["403"]["description"] == (
+        "the key is good, but not for this, or not from here; "
+        "or the member's rank is below the certification's minimum rank"
+    )
+    assert grant["400"]["description"].count("malformed") == 1
+    for status in ("400", "403", "404", "429", "500", "504"):
+        schema = grant[status]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": "#/components/schemas/Error"}
+
+
+async def test_the_headers_of_an_answer_are_described(client: httpx.AsyncClient) -> None:
+    paths = (await document(client))["paths"]
+    grant, text = paths["/certification/grant"]["post"], paths["/applications/{token}"]["get"]
+    assert set(grant["responses"]["200"]["headers"]) == {"X-Request-Id", "RateLimit", "RateLimit-Policy"}
+    assert set(text["responses"]["200"]["headers"]) == {"X-Request-Id"}
+    for status in ("429", "503", "504"):
+        assert grant["responses"][status]["headers"]["Retry-After"]["required"]
+
+
 async def test_what_only_the_gateway_asks_for_is_described_too(client: httpx.AsyncClient) -> None:
     paths = (await document(client))["paths"]
 
@@ -193,6 +216,8 @@ async def test_the_page_shows_every_public_route_and_loads_nothing_from_elsewher
     assert page.links == ["openapi.json"]
     assert not {"script", "img", "link", "iframe"} & page.tags
     assert "Who &lt;b&gt;this&lt;/b&gt; is &amp; more." in response.text
+    assert response.text.count("a limit is reached") == 1
+    assert "the member&#x27;s rank is below" in response.text
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
 
 

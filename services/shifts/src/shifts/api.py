@@ -7,9 +7,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from common.app import answer
-from common.errors import InvalidQuery
+from common.errors import InvalidQuery, error_responses
 from common.peers import KEY_NAME_HEADER
 from common.query import query_parameters, read_query
+from shifts.errors import ImpossibleDuration, InvalidCertification, KeyReused, UnknownPlace
 from shifts.models import LogAnswer, LogQuery
 from shifts.service import Shifts
 
@@ -29,7 +30,23 @@ _PARAMETERS["parameters"].append(
 )
 
 
-@router.post("/log", response_model=LogAnswer, openapi_extra=_PARAMETERS)
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "description": "the shift was recorded by an earlier request, which this one repeats",
+        "schema": {"const": "true"},
+    }
+}
+
+
+@router.post(
+    "/log",
+    response_model=LogAnswer,
+    responses={
+        **error_responses(UnknownPlace, InvalidCertification, ImpossibleDuration, KeyReused),
+        200: {"headers": _REPLAYED},
+    },
+    openapi_extra=_PARAMETERS,
+)
 async def log(request: Request) -> Response:
     """Record a shift that somebody worked, once, however often it is sent."""
     query = read_query(LogQuery, request)
