@@ -72,18 +72,18 @@ async def relaying(servers: Servers) -> AsyncIterator[Relay]:
 async def test_each_of_the_events_published_together_is_told_what_became_of_it(servers: Servers) -> None:
     async with connected(servers) as bus:
         unheard = "callboard.test.nothing_happened.v1"
-        events = [(new_id(), subject, b"{}") for subject in (unheard, "elsewhere.no_stream", unheard)]
+        events = [(new_id(), subject, b"{}", None) for subject in (unheard, "elsewhere.no_stream", unheard)]
         errors = await bus.publish_all([*events, events[-1]])
         assert isinstance(errors.pop(1), NoStreamResponseError)
         assert errors == [None] * 3
         with pytest.raises(NoStreamResponseError):
-            await bus.publish(*events[1])
+            await bus.publish(*events[1][:3])
 
 
 async def test_without_a_connection_nothing_is_published(servers: Servers) -> None:
     bus = Bus(settings(Settings, servers), "test")
     with pytest.raises(Unavailable):
-        await bus.publish_all([(new_id(), RankChanged.SUBJECT, b"{}")])
+        await bus.publish_all([(new_id(), RankChanged.SUBJECT, b"{}", None)])
 
 
 async def test_what_is_committed_is_published_without_waiting_for_a_look(

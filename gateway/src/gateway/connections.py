@@ -35,6 +35,7 @@ class ClientConnection(HttpToolsProtocol):
 
     _is_over = False
     _is_in_head = True
+    _data_bytes = 0
     _unread_bytes = 0
     _unsent_bytes = 0
     _waited_after: object = None
@@ -58,7 +59,8 @@ class ClientConnection(HttpToolsProtocol):
         """Part of a request, or more than one."""
         if self._is_over or self.transport.is_closing():
             return
-        self._unread_bytes += len(data)
+        self._data_bytes = len(data)
+        self._unread_bytes += self._data_bytes
         super().data_received(data)
         if self._unread_bytes:  # within a request
             if not self._is_in_head:
@@ -98,7 +100,8 @@ class ClientConnection(HttpToolsProtocol):
         """What is wrong with a head, if anything."""
         headers, parser = self.headers, self.parser
         if len(headers) > self.most_headers or (
-            self._unread_bytes > self.most_head_bytes and self._size() > self.most_head_bytes
+            max(self._unread_bytes, self._data_bytes) > self.most_head_bytes
+            and self._size() > self.most_head_bytes
         ):
             return HeadTooLarge()
         names = [name for name, _ in headers]

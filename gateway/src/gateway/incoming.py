@@ -44,6 +44,8 @@ _NOT_FORWARDED = HOP_BY_HOP | {
     b"expect",
     b"forwarded",
     b"host",
+    b"traceparent",
+    b"tracestate",
     b"x-api-key",
     b"x-real-ip",
     b"x-request-id",

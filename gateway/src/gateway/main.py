@@ -12,6 +12,7 @@ from common.mongo import check_migrated, connect
 from common.peers import Apps
 from common.plugins import load
 from common.settings import read_settings
+from common.tracing import make_tracer
 from gateway.connections import ClientConnection, allow_open_files
 from gateway.docs import Docs, add_docs_routes
 from gateway.proxy import Door, Proxy
@@ -27,6 +28,7 @@ NAME = "gateway"
 def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
     """The gateway; `apps` are the services of this process, if any."""
     routes = load_routes()
+    tracer = make_tracer(settings, NAME)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,7 +43,7 @@ def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
                     await stack.enter_async_context(policy)
             upstreams = await stack.enter_async_context(Upstreams(settings, apps or {}))
             stack.enter_context(_metrics_page(settings))
-            app.state.proxy = Proxy(routes, policies, upstreams, settings.trusted_proxies)
+            app.state.proxy = Proxy(routes, policies, upstreams, settings.trusted_proxies, tracer)
             app.state.docs = Docs(routes, upstreams)
             app.state.status = Status(routes, upstreams)
             app.state.health = Health(database, bus=None)

@@ -20,6 +20,7 @@ from common.app import internal_error
 from common.errors import ServiceError
 from common.logs import key_name, log_fields, request_id
 from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER
+from common.tracing import TRACEPARENT_HEADER, RequestSpan, Tracer, trace_id
 from gateway.errors import MethodNotAllowed, MissingKey
 from gateway.incoming import Header, Network, client_address, read_body, read_headers, read_query
 from gateway.policies import Call, Policy, SeesRefusals
@@ -36,6 +37,7 @@ _requests = itertools.count(1)
 
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _KEY_NAME = KEY_NAME_HEADER.encode()
+_TRACEPARENT = TRACEPARENT_HEADER.encode()
 
 
 class Door:
@@ -61,18 +63,22 @@ class Proxy:
         policies: Sequence[Policy],
         upstreams: Upstreams,
         trusted_proxies: Sequence[Network],
+        tracer: Tracer | None = None,
     ) -> None:
         self._routes = routes
         self._checks = [policy.check for policy in policies]
         self._refused = [policy.refused for policy in policies if isinstance(policy, SeesRefusals)]
         self._upstreams = upstreams
         self._trusted_proxies = trusted_proxies
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for HTTP only."""
         record = _Record(f"{_process}-{next(_requests):x}", time.perf_counter())
         request_id.set(record.request)
         key_name.set(None)
+        if self._tracer is not None:
+            record.span = self._tracer.start_request()
         try:
             path = scope["raw_path"].decode("latin-1")
             methods, parameters = self._routes.find(path)
@@ -92,7 +98,7 @@ class Proxy:
                 route.method,
                 path,
                 query,
-                _signed(forwarded, record.request, call),
+                _signed(forwarded, record, call),
                 body,
                 route.seconds,
                 _is_repeatable(route, forwarded),
@@ -129,9 +135,11 @@ class Proxy:
             raise MissingKey
 
 
-def _signed(forwarded: list[Header], request: str, call: Call) -> list[Header]:
+def _signed(forwarded: list[Header], record: "_Record", call: Call) -> list[Header]:
     """The headers with what services believe, as it comes with the internal token."""
-    forwarded.append((_REQUEST_ID, request.encode()))
+    forwarded.append((_REQUEST_ID, record.request.encode()))
+    if record.span is not None:
+        forwarded.append((_TRACEPARENT, record.span.traceparent.encode()))
     if call.key is not None:
         forwarded.append((_KEY_NAME, call.key.name.encode()))
     return forwarded
@@ -153,7 +161,7 @@ def refusal(error: ServiceError) -> Answer:
 
 @dataclass(slots=True)
 class _Record:
-    """What the log and the metrics tell of a request."""
+    """What the log, the metrics and the trace tell of a request."""
 
     request: str
     started: float
@@ -162,6 +170,7 @@ class _Record:
     call: Call | None = None
     sent: float | None = None
     answered: float = 0.0
+    span: RequestSpan | None = None
 
     def tell(self, status: int) -> None:
         """Tell that the request was answered."""
@@ -175,21 +184,22 @@ class _Record:
             upstream_seconds = self.answered - self.sent
             _upstream_seconds(self.call.route.service).observe(upstream_seconds)
         place = next(iter(self.call.values("place")), "") if self.call else ""
-        log_fields(
-            access_log,
-            {
-                "message": "request",
-                "request_id": self.request,
-                "key": key,
-                "method": self.method,
-                "route": self.route,
-                "status": status,
-                "milliseconds": _milliseconds(seconds),
-                "upstream_milliseconds": _milliseconds(upstream_seconds),
-                "place": place if place.isascii() and place.isdecimal() and len(place) <= 19 else None,
-                "service": "gateway",
-            },
-        )
+        fields: dict[str, object] = {
+            "message": "request",
+            "request_id": self.request,
+            "key": key,
+            "method": self.method,
+            "route": self.route,
+            "status": status,
+            "milliseconds": _milliseconds(seconds),
+            "upstream_milliseconds": _milliseconds(upstream_seconds),
+            "place": place if place.isascii() and place.isdecimal() and len(place) <= 19 else None,
+            "service": "gateway",
+        }
+        if self.span is not None:
+            self.span.end(self.method, self.route, status)
+            fields["trace_id"] = trace_id(self.span.traceparent)
+        log_fields(access_log, fields)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

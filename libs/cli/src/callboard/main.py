@@ -73,8 +73,10 @@ class Scope(StrEnum):
     operator = "operator"
 
 
-def _duration(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
+def _duration(given: str | timedelta) -> timedelta:
+    if isinstance(given, timedelta):  # the default, which Typer parses as well
+        return given
+    found = re.fullmatch(r"(\d{1,6})([smhd])", given)
     if found is None:
         raise typer.BadParameter("expected a number of s, m, h or d, such as 90d")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -35,6 +35,7 @@ from common.mongo import Collection, Database, check_migrated, connect, is_outag
 from common.outbox import Outbox
 from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER, Apps, Peer
 from common.settings import Settings
+from common.tracing import TRACEPARENT_HEADER, Tracer, make_tracer, stop_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _TOKEN = TOKEN_HEADER.encode()
 _KEY_NAME = KEY_NAME_HEADER.encode()
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
+_TRACEPARENT = TRACEPARENT_HEADER.encode()
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def create_app(
             chassis = Chassis(settings, group, database, outbox, apps or {}, stack)
             app.state.service = await stack.enter_async_context(open_service(chassis))
             if handlers:
-                consumer = Consumer(bus, name, database, handlers, app.state.service)
+                consumer = Consumer(bus, name, database, handlers, app.state.service, tracer)
                 await stack.enter_async_context(background(consumer.run))
             app.state.health = Health(database, bus)
             yield
@@ -123,8 +125,10 @@ def create_app(
         if isinstance(route, APIRoute) and "{" not in route.path
         for method in route.methods or ()
     }
+    tracer = make_tracer(settings, name)
     token = settings.internal_token.get_secret_value()
-    app = bare_app(name, lifespan, partial(Boundary, name=name, token=token, endpoints=endpoints))
+    door = partial(Boundary, name=name, token=token, endpoints=endpoints, tracer=tracer)
+    app = bare_app(name, lifespan, door)
     for router in routers:
         app.include_router(router)
     add_health_routes(app)
@@ -167,6 +171,8 @@ def bare_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # FastAPI's own would tell whole paths, which may hold an application's token.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -241,6 +247,7 @@ class _Server(uvicorn.Server):
         ):
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
+        stop_tracing()
 
 
 @dataclass
@@ -286,7 +293,7 @@ def add_health_routes(app: FastAPI) -> None:
 
 
 class Boundary:
-    """The outermost layer of a service: who calls, under which request id, and how it went.
+    """The outermost layer of a service: who calls, under which request id, in which trace, and how it went.
 
     Refuses calls without the internal token, but for health and metrics. An error that nobody expected is
     logged with its stack, and answered without it.
@@ -297,12 +304,19 @@ class Boundary:
     OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 
     def __init__(
-        self, app: ASGIApp, *, name: str, token: str, endpoints: Mapping[tuple[str, str], Endpoint]
+        self,
+        app: ASGIApp,
+        *,
+        name: str,
+        token: str,
+        endpoints: Mapping[tuple[str, str], Endpoint],
+        tracer: Tracer | None = None,
     ) -> None:
         self._app = app
         self._name = name
         self._token = token.encode()
         self._endpoints = endpoints
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for HTTP only."""
@@ -314,6 +328,9 @@ class Boundary:
         request = headers.get(_REQUEST_ID, b"").decode("latin-1") or new_id()
         request_id.set(request)
         key_name.set(headers.get(_KEY_NAME, b"").decode("latin-1") or None)
+        span = None
+        if self._tracer is not None and _TRACEPARENT in headers:
+            span = self._tracer.start_request(headers[_TRACEPARENT].decode("latin-1"))
         started = time.perf_counter()
         status = 500
 
@@ -339,6 +356,8 @@ class Boundary:
             count, duration = _metrics_of(self._name, method, route, status)
             count.inc()
             duration.observe(time.perf_counter() - started)
+            if span is not None:
+                span.end(method, route, status)
 
 
 async def _respond(endpoint: Endpoint, request: Request) -> Response:

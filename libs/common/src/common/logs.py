@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with the request and the key's name where there is a request."""
+"""Structured logs: one JSON object a line, with the request, its trace and the key's name where there are such."""
 
 import asyncio
 import logging
@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 import orjson
 from pythonjsonlogger.orjson import OrjsonFormatter
+
+from common.tracing import trace_id, traceparent
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 key_name: ContextVar[str | None] = ContextVar("key_name", default=None)
@@ -30,6 +32,8 @@ def _add_request(record: logging.LogRecord) -> bool:
     if request := request_id.get():
         record.request_id = request
         record.key = key_name.get()
+    if span := traceparent.get():
+        record.trace_id = trace_id(span)
     return True
 
 

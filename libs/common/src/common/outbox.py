@@ -7,7 +7,7 @@ by the next relay that looks. An event may be published twice, never not at all.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pymongo import ASCENDING, IndexModel
@@ -19,6 +19,7 @@ from common.bus import Bus
 from common.errors import Unavailable
 from common.events import Event
 from common.mongo import TIMEOUT_SECONDS, Collection, Database, Document, Session, is_outage
+from common.tracing import traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +53,28 @@ class Outbox:
         self._added: dict[str, float] = {}
         self._committed = asyncio.Event()
 
-    async def add(self, session: Session, events: Sequence[Event]) -> None:
-        """Store events in the caller's transaction; call `wake` once it is committed."""
-        await self._rows.insert_many(
-            [
-                {
-                    "_id": event.id,
-                    "subject": event.SUBJECT,
-                    "payload": event.model_dump_json().encode(),
-                    "created_at": datetime.now(UTC),
-                    "sent": False,
-                }
-                for event in events
-            ],
-            session=session,
-        )
+    async def add(
+        self, session: Session, events: Sequence[Event], traces: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Store events in the caller's transaction; call `wake` once it is committed.
+
+        An event belongs to the trace of this context. In a transaction for many requests, `traces` says which
+        `traceparent` each event's id has.
+        """
+        rows: list[Document] = [
+            {
+                "_id": event.id,
+                "subject": event.SUBJECT,
+                "payload": event.model_dump_json().encode(),
+                "created_at": datetime.now(UTC),
+                "sent": False,
+            }
+            for event in events
+        ]
+        for row in rows:
+            if trace := traces.get(row["_id"]) if traces else traceparent.get():
+                row["traceparent"] = trace
+        await self._rows.insert_many(rows, session=session)
         self._added |= dict.fromkeys((event.id for event in events), time.monotonic())
 
     def wake(self) -> None:
@@ -142,7 +150,9 @@ class Outbox:
     async def _publish(self, bus: Bus, rows: Sequence[Document]) -> None:
         if not rows:
             return
-        errors = await bus.publish_all([(row["_id"], row["subject"], row["payload"]) for row in rows])
+        errors = await bus.publish_all(
+            [(row["_id"], row["subject"], row["payload"], row.get("traceparent")) for row in rows]
+        )
         sent = [row["_id"] for row, error in zip(rows, errors, strict=True) if error is None]
         if sent:
             await self._marks.update_many(

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from common.errors import ServiceError, Unavailable
 from common.logs import key_name, request_id
+from common.tracing import TRACEPARENT_HEADER, traceparent
 
 TOKEN_HEADER = "x-callboard-token"  # noqa: S105 - the header's name, not a token
 KEY_NAME_HEADER = "x-callboard-key"
@@ -59,7 +60,11 @@ class Peer:
     async def _call(self, method: str, path: str, seconds: float, **how: Any) -> dict[str, Any]:
         headers = {
             name.encode(): value.encode("latin-1")  # as it was decoded when it came
-            for name, value in ((REQUEST_ID_HEADER, request_id.get()), (KEY_NAME_HEADER, key_name.get()))
+            for name, value in (
+                (REQUEST_ID_HEADER, request_id.get()),
+                (KEY_NAME_HEADER, key_name.get()),
+                (TRACEPARENT_HEADER, traceparent.get()),
+            )
             if value
         }
         first = next(self._turn)

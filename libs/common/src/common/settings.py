@@ -28,6 +28,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
+        description="OpenTelemetry collector that gets traces (OTLP over HTTP), without `/v1/traces`",
+    )
     stream_max_age_days: int = Field(30, ge=1, description="days that NATS keeps an event")
     stream_max_bytes: int = Field(
         1 << 30, ge=1 << 20, description="bytes that NATS keeps; full refuses new events"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from common import tracing
 from common.events import new_id
 from common.query import Flag, Id, Query, Seconds, Text
 
@@ -32,7 +33,8 @@ class LogAnswer(BaseModel):
 class Claim:
     """What a game server says somebody worked; `id` becomes the shift's, should it be a new one.
 
-    The interval is [started_at, ended_at). `given_ended_at` is what the request said, if it did.
+    The interval is [started_at, ended_at). `given_ended_at` is what the request said, if it did. `traceparent`
+    is the request's.
     """
 
     user: int
@@ -46,6 +48,7 @@ class Claim:
     idempotency_key: str | None
     is_certified: bool
     id: str = field(default_factory=new_id)
+    traceparent: str | None = field(default_factory=tracing.traceparent.get)
 
     @property
     def ended_at(self) -> int:

@@ -133,7 +133,8 @@ class Shifts:
                     results.append(error)
             if new:
                 await self._repository.add(session, new, changed)
-                await self._outbox.add(session, [logged(shift) for shift in new])
+                traces = {claim.id: claim.traceparent for claim in claims}
+                await self._outbox.add(session, [logged(shift) for shift in new], traces)
             return results
 
         results = await transaction(self._database, work)
