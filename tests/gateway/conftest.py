@@ -1,23 +1,42 @@
 """A gateway in front of echoes, for the tests that need nothing else."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.gateway.builders import changed_config, echoes, make_key, open_gateway
+from tests.gateway.builders import changed_config, echoes, make_key, open_gateway, served_gateway
+from tests.gateway.raw import Gate
 from tests.support import Servers
 
 
 @pytest.fixture(scope="package")
-async def client(
-    servers: Servers, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[httpx.AsyncClient]:
-    """Calls a gateway with an echo in place of each service, and a high limit on wrong keys."""
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped configuration, with a high limit on wrong keys."""
     change = {'wrong_keys_per_address = "60/min"': 'wrong_keys_per_address = "60000/min"'}
-    config = changed_config(tmp_path_factory.mktemp("gateway"), change)
+    return changed_config(tmp_path_factory.mktemp("gateway"), change)
+
+
+@pytest.fixture(scope="package")
+async def client(servers: Servers, config: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Calls a gateway with an echo in place of each service."""
     async with open_gateway(servers, echoes(), config=config) as opened:
         yield opened
+
+
+@pytest.fixture(scope="package")
+async def _gate(servers: Servers, config: Path) -> AsyncIterator[Gate]:
+    apps = echoes()
+    async with served_gateway(servers, apps, config=config) as url:
+        yield Gate(url, await make_key(servers), apps)
+
+
+@pytest.fixture
+def gate(_gate: Gate) -> Gate:
+    """A gateway behind a port, in front of echoes that nothing has reached yet."""
+    _gate.forget()
+    return _gate
 
 
 @pytest.fixture(scope="package")

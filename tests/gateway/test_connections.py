@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.connections import ClientConnection
 from tests.gateway.builders import served
+from tests.gateway.raw import answers_in, statuses
 from tests.support import wait_until
 
 LARGEST_HEAD = ClientConnection.most_head_bytes
@@ -69,6 +71,18 @@ async def test_a_head_that_is_too_large_is_431_whether_it_ends_or_not(piece: int
         assert await refused(reader) == (431, {"status": "error", "message": "headers too large"})
 
 
+async def test_too_many_headers_are_431_whether_they_end_or_not() -> None:
+    fine = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * (ClientConnection.most_headers - 1)
+    async with served(hello) as url:
+        async with connected(url) as (reader, writer):
+            writer.write(fine + b"\r\n")
+            await reader.readuntil(b"hello")
+        for end in (b"a:\r\n\r\n", b"a:\r\na:\r\na:\r\n"):
+            async with connected(url) as (reader, writer):
+                writer.write(fine + end)
+                assert await refused(reader) == (431, {"status": "error", "message": "headers too large"})
+
+
 async def test_a_head_just_below_the_limit_passes_and_so_does_the_next_one() -> None:
     async with served(hello) as url, httpx.AsyncClient(base_url=url) as client:
         for _ in range(3):
@@ -103,6 +117,83 @@ async def test_a_head_that_follows_an_answer_must_come_in_time_too() -> None:
         assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 OK")
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert (await refused(reader))[0] == 408
+
+
+BODY_TO_COME = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n"
+CHUNKS_TO_COME = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "once", "again_and_again"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"", b"\r\n"),
+        (BODY_TO_COME, b"", b""),
+        (BODY_TO_COME, b"", b"x"),
+        (BODY_TO_COME.replace(b"1000000000", b"1"), b"x", b""),
+        (CHUNKS_TO_COME, b"", b"1\r\nx\r\n"),
+        (CHUNKS_TO_COME + b"0\r\n", b"", b"X: y\r\n"),
+        (CHUNKS_TO_COME, b"1;", b"x"),
+    ],
+    ids=["blank lines", "no body", "slow body", "late body", "chunks", "trailers", "extension"],
+)
+async def test_after_an_answer_only_a_whole_request_keeps_a_connection_open(
+    request_: bytes, once: bytes, again_and_again: bytes
+) -> None:
+    async with served(hello, Impatient) as url, connected(url) as (reader, writer):
+        writer.write(request_)
+        received = await reader.readuntil(b"hello")
+        writer.write(once)
+        with suppress(ConnectionError):
+            is_open = True
+            while is_open:
+                writer.write(again_and_again)
+                await writer.drain()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(Impatient.slow_seconds / 4):
+                        more = await reader.read(65536)
+                    received += more
+                    is_open = more != b""
+    assert statuses(answers_in(received)) in ([200], [200, 408])
+
+
+@pytest.mark.parametrize(
+    ("request_", "more"),
+    [
+        (BODY_TO_COME, b"x" * 100_000),
+        (CHUNKS_TO_COME, b"%x\r\n%b\r\n" % (100_000, b"x" * 100_000)),
+        (CHUNKS_TO_COME + b"0\r\n", b"X: y\r\n" * 10_000),
+        (CHUNKS_TO_COME + b"0\r\nX: ", b"y" * 100_000),
+        (CHUNKS_TO_COME + b"1;", b"x" * 100_000),
+    ],
+    ids=["body", "chunks", "trailers", "trailer", "extension"],
+)
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "not read"])
+async def test_what_nobody_reads_ends_the_connection_before_it_fills_the_memory(
+    request_: bytes, more: bytes, *, is_read: bool
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if is_read:
+            seen = 0
+            while (message := await receive()).get("more_body"):
+                seen += len(message["body"])
+                if seen > 1_000_000:
+                    break
+        await hello(scope, receive, send)
+
+    tracemalloc.start()
+    try:
+        async with served(app) as url, connected(url) as (_, writer):
+            writer.write(request_)
+            sent = 0
+            with pytest.raises(ConnectionError):
+                while sent < 100_000_000:
+                    writer.write(more)
+                    await writer.drain()
+                    sent += len(more)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert sent < 20_000_000  # with what lies in the buffers between
 
 
 async def test_an_answer_that_takes_its_time_is_not_the_clients_fault() -> None:

@@ -99,6 +99,59 @@ async def test_headers_for_this_hop_or_for_nobody_do_not_reach_the_service(clien
     }
 
 
+async def test_connection_cannot_take_away_what_the_gateway_needs(
+    client: httpx.AsyncClient, keys: dict[str, str]
+) -> None:
+    named = (
+        "close, X-Api-Key, authorization, Roblox-Id, x-forwarded-for, content-encoding, content-length, host, "
+        "X-Callboard-Token, x-callboard-key, x-request-id, connection, ,"
+    )
+    headers = {"Connection": named, "Content-Encoding": "gzip", "Roblox-Id": "1"}
+    packed = gzip.compress(b"hello")
+    response = await client.post("/application/upload", content=packed, headers=headers)
+    seen = headers_of(response)
+    assert response.json()["body"] == "hello"
+    assert (seen["content-length"], seen["x-request-id"]) == ("5", response.headers["x-request-id"])
+    assert {"x-callboard-token", "x-callboard-key"} <= set(seen)
+    assert "roblox-id" not in seen
+    headers = {"Connection": "x-api-key, roblox-id", "x-api-key": keys["roblox"], "Roblox-Id": "1001"}
+    for place, status in (("1001", 200), ("1002", 403)):
+        assert (await client.get("/connect", params={"place": place}, headers=headers)).status_code == status
+
+
+async def test_what_several_connection_headers_name_goes_no_further(client: httpx.AsyncClient) -> None:
+    headers = [("Connection", "keep-alive"), ("Connection", " X-One ,x-two"), ("X-One", "1"), ("X-TWO", "2")]
+    seen = headers_of(await client.get("/profile", headers=headers))
+    assert not {"x-one", "x-two"} & set(seen)
+
+
+async def test_a_name_that_could_pass_for_another_reaches_no_service(client: httpx.AsyncClient) -> None:
+    aliases = dict.fromkeys(
+        (
+            "roblox_id",
+            "Roblox_Id",
+            "x_callboard_token",
+            "X_Callboard_Key",
+            "x-callboard_token",
+            "x_request_id",
+            "idempotency_key",
+            "x_api_key",
+            "x_forwarded_for",
+            "content_length",
+            "host_",
+            "_",
+            "x-callboard-",
+            "x-callboard-token-2",
+            "X-CALLBOARD-TOKEN",
+            "X-Forwarded-Proto",
+            "x-forwarded-",
+        ),
+        "mine",
+    )
+    response = await client.get("/profile", headers=aliases)
+    assert not [name for name, value in response.json()["headers"] if "mine" in value or "_" in name]
+
+
 async def test_the_services_answer_comes_back_with_the_gateways_request_id_only(
     client: httpx.AsyncClient,
 ) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -282,3 +284,45 @@ async def test_a_gateway_asks_once_a_minute_to_write_the_last_use_however_often_
 
             await wait_until(is_read_again)
     assert commands.seen["update"] == 1
+
+
+def hash_of(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+async def test_a_wrong_key_takes_the_same_way_however_much_of_it_is_right(servers: Servers) -> None:
+    key = await make_key(servers)
+    guesses = [
+        key[:right] + ("B" if key[right] == "A" else "A") * (len(key) - right)
+        for right in range(len(key) - 43, len(key))
+    ]
+    lines: list[int] = []
+    looked_up: set[bytes] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code is not KeyTable.find.__code__:
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+        elif event == "return":  # also where it waits
+            looked_up.add(frame.f_locals["digest"])
+        return trace
+
+    ways = set()
+    async with open_database(servers) as database:
+        table = KeyTable(database)
+        await table.refresh()
+        for guess in guesses:
+            lines.clear()
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                with pytest.raises(WrongKey):
+                    await table.find(guess)
+            finally:
+                sys.settrace(before)
+            ways.add(tuple(lines))
+        assert (await table.find(key)).hash == hash_of(key)
+    assert looked_up == {hash_of(guess) for guess in guesses}
+    assert len(ways) == 1
+    assert len(ways.pop()) > 5

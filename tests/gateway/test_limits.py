@@ -150,6 +150,39 @@ async def test_an_address_that_tries_many_wrong_keys_gets_429_and_right_keys_sti
         assert (await client.get("/profile", headers=elsewhere)).status_code == 401
 
 
+async def test_wrong_keys_from_one_ipv6_network_count_together(servers: Servers, tmp_path: Path) -> None:
+    config = limits(tmp_path, {'wrong_keys_per_address = "60/min"': 'wrong_keys_per_address = "3/h"'})
+    async with open_gateway(servers, echoes(), config=config, trusted_proxies=["127.0.0.0/8"]) as client:
+
+        async def try_from(address: str) -> int:
+            headers = wrong_key() | {"X-Forwarded-For": address}
+            return (await client.get("/profile", headers=headers)).status_code
+
+        tried = [await try_from(f"2001:db8:0:1:{number:x}::{number:x}") for number in range(1, 6)]
+        assert tried == [401, 401, 401, 429, 429]
+        assert await try_from("2001:db8:0:2::1") == 401
+        assert [await try_from(f"203.0.113.{number}") for number in range(5)] == [401] * 5
+
+
+async def test_what_a_rate_goes_by_is_kept_no_longer_than_a_service_would_take_it(servers: Servers) -> None:
+    key = await make_key(servers, "roblox")
+    async with open_gateway(servers, echoes()) as client:
+
+        async def left(server: str) -> str:
+            query = {"place": "1001", "server": server}
+            response = await client.post(
+                "/log", params=query, headers={"x-api-key": key, "Roblox-Id": "1001"}
+            )
+            return response.headers["RateLimit"].split(";")[1]
+
+        assert [await left("x" * 99 + end) for end in ("a", "b", "aa", "ab")] == [
+            "r=499",
+            "r=499",
+            "r=498",
+            "r=497",
+        ]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
