@@ -58,7 +58,7 @@ def no_outbox() -> None:
         uncommitted.clear()  # what an aborted transaction left is no fact
         return await transaction(database, work)
 
-    async def add(_: Outbox, __: object, events: Sequence[Any]) -> None:
+    async def add(_: Outbox, __: object, events: Sequence[Any], ___: object = None) -> None:
         uncommitted[:] = events
 
     def wake(_: Outbox) -> None:
