@@ -121,7 +121,7 @@ async def make_keys(here: Machine) -> dict[str, str]:
 async def shown_by(here: Machine, metrics_port: int) -> list[str]:
     """What the processes, their metrics and the other commands show."""
     listed = here.listed()
-    shown = [here.output]
+    shown = [here.output, json.dumps(listed)]
     token = (here.data_dir / "secrets" / "callboard_internal_token").read_text("utf-8")
     ports = [listed[name]["port"] for name in SERVICES if name in listed]
     async with httpx.AsyncClient(headers={TOKEN_HEADER: token}) as client:

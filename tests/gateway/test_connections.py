@@ -25,6 +25,12 @@ class Impatient(ClientConnection):
     slow_seconds = 0.2
 
 
+class Patient(ClientConnection):
+    """Waits for longer than a busy machine takes between two steps of a test."""
+
+    slow_seconds = 0.5
+
+
 class Crowded(ClientConnection):
     """Has room for two."""
 
@@ -98,7 +104,8 @@ async def test_a_large_body_is_no_large_head() -> None:
 
     async with served(reads) as url, httpx.AsyncClient(base_url=url) as client:
         for _ in range(2):
-            assert (await client.post("/", content=b"x" * 5 * LARGEST_HEAD)).text == "hello"
+            body = b"x" * 3 * ClientConnection.most_unread_bytes
+            assert (await client.post("/", content=body)).text == "hello"
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
@@ -203,6 +210,38 @@ async def test_an_answer_that_takes_its_time_is_not_the_clients_fault() -> None:
 
     async with served(slow, Impatient) as url, httpx.AsyncClient(base_url=url) as client:
         assert (await client.get("/")).text == "hello"
+
+
+async def test_the_time_for_the_next_request_begins_with_the_answer() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1.5 * Patient.slow_seconds)
+        await hello(scope, receive, send)
+
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with served(slow, Patient) as url, connected(url) as (reader, writer):
+        for _ in range(2):
+            writer.write(request)
+            assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 OK")
+            await asyncio.sleep(0.75 * Patient.slow_seconds)  # what was in flight at the look before is not
+
+
+async def test_an_answer_that_is_read_slowly_is_read_to_its_end() -> None:
+    size = 32_000_000
+
+    async def large(_: Scope, __: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async with served(large, Patient) as url, connected(url) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(20):
+            await reader.readexactly(1_000_000)
+            await asyncio.sleep(Patient.slow_seconds / 8)
+        await reader.readexactly(size - 20_000_000)  # at once, as the kernel has most of it by now
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readexactly(15) == b"HTTP/1.1 200 OK"
 
 
 async def test_a_client_that_does_not_read_its_answer_is_left() -> None:

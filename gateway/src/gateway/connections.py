@@ -63,8 +63,6 @@ class ClientConnection(HttpToolsProtocol):
         self._unread_bytes += self._data_bytes
         super().data_received(data)
         if self._unread_bytes:  # within a request
-            if not self._is_in_head:
-                self.headers.clear()
             most = self.most_head_bytes if self._is_in_head else self.most_unread_bytes
             if self._unread_bytes > most or len(self.headers or ()) > self.most_headers:
                 self._refuse(HeadTooLarge())
@@ -129,10 +127,10 @@ class ClientConnection(HttpToolsProtocol):
     def _look(self) -> None:
         self._look_again = self.loop.call_later(self.slow_seconds, self._look)
         unsent = self.transport.get_write_buffer_size()
-        waits_for_client = self.cycle is None or self.cycle.response_complete
+        waits_for_client = not unsent and (self.cycle is None or self.cycle.response_complete)
         if unsent and unsent == self._unsent_bytes:
             self.transport.abort()
-        elif waits_for_client and not unsent and self.cycle is self._waited_after:
+        elif waits_for_client and self.cycle is self._waited_after:
             self._refuse(HeadTooSlow())
         self._unsent_bytes = unsent
         self._waited_after = self.cycle if waits_for_client else self
@@ -143,16 +141,11 @@ class ClientConnection(HttpToolsProtocol):
             return
         self._is_over = True
         cycle = self.cycle
-        if self._is_in_head:
-            if cycle and not cycle.response_complete:
-                self._end_with_the_last_answer()
-                return
+        if self._is_in_head and cycle and not cycle.response_complete:
+            self._end_with_the_last_answer()
+            return
+        if self._is_in_head or not (cycle.response_started or self.pipeline):
             self._write(error)
-        else:
-            if not (cycle.response_started or self.pipeline):
-                self._write(error)
-            cycle.disconnected = True
-            cycle.message_event.set()
         self.transport.close()
 
     def _end_with_the_last_answer(self) -> None:
