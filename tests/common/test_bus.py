@@ -6,7 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import nats
 import pytest
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import NoStreamResponseError
 
 from common.app import background
@@ -78,6 +82,28 @@ async def test_each_of_the_events_published_together_is_told_what_became_of_it(s
         assert errors == [None] * 3
         with pytest.raises(NoStreamResponseError):
             await bus.publish(*events[1][:3])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"{}",
+        b'{"stream":"OTHER","seq":1}',
+        b'{"stream":"CALLBOARD","seq":1,"error":{"code":400,"err_code":1,"description":"refused"}}',
+    ],
+)
+async def test_only_an_acknowledgement_of_our_stream_counts_as_one(servers: Servers, answer: bytes) -> None:
+    subject = f"odd.{unique_id()}"
+
+    async def respond(message: Msg) -> None:
+        await message.respond(answer)
+
+    async with connected(servers) as bus, await nats.connect(servers.nats_url) as other:
+        await other.subscribe(subject, cb=respond)
+        await other.flush()
+        (error,) = await bus.publish_all([(new_id(), subject, b"{}", None)])
+    assert isinstance(error, NatsError)
+    assert not isinstance(error, NatsTimeoutError)  # it was answered
 
 
 async def test_without_a_connection_nothing_is_published(servers: Servers) -> None:

@@ -117,15 +117,17 @@ class Bus:
         answers = _Answers(len(events))
         try:
             subscription = await client.subscribe(f"{inbox}.*", cb=answers.add)
-            for number, (event_id, subject, payload, traceparent) in enumerate(events):
-                headers = {"Nats-Msg-Id": event_id}
-                if traceparent:
-                    headers[TRACEPARENT_HEADER] = traceparent
-                await client.publish(subject, payload, reply=f"{inbox}.{number}", headers=headers)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PUBLISH_SECONDS):
-                    await answers.are_complete.wait()
-            await subscription.unsubscribe()
+            try:
+                for number, (event_id, subject, payload, traceparent) in enumerate(events):
+                    headers = {"Nats-Msg-Id": event_id}
+                    if traceparent:
+                        headers[TRACEPARENT_HEADER] = traceparent
+                    await client.publish(subject, payload, reply=f"{inbox}.{number}", headers=headers)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PUBLISH_SECONDS):
+                        await answers.are_complete.wait()
+            finally:
+                await subscription.unsubscribe()
         except NatsError as error:
             raise Unavailable("nats") from error
         if any(map(_means_no_stream, answers.errors)):
@@ -371,15 +373,18 @@ def _means_no_stream(error: NatsError | None) -> bool:
 
 
 def _error_in(answer: Msg) -> NatsError | None:
+    """None only for an acknowledgement: whatever else is said, the event must be published again."""
     if answer.headers and answer.headers.get("Status") == "503":
         return NoStreamResponseError()
+    told = json.loads(answer.data)
     try:
-        error = json.loads(answer.data).get("error")
-        if error:
-            APIError.from_error(error)
-    except NatsError as raised:
-        return raised
-    return None
+        if "error" in told:
+            APIError.from_error(told["error"])  # raises what its signature says it returns
+        elif told.get("stream") == STREAM:
+            return None
+    except NatsError as error:
+        return error
+    return NatsError(f"no acknowledgement: {told}")
 
 
 class _Arrived:
