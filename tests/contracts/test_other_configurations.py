@@ -14,7 +14,7 @@ COULD_NOT_RANK = '{"status":"error","message":"couldn\'t rank user"}'
 
 PLUGIN = """
 from accounts.errors import RankRefused
-from accounts.plugins import LocalRanking
+from accounts.plugins.local import LocalRanking
 
 
 class StrictRanking(LocalRanking):

@@ -25,6 +25,6 @@ CRASH_POINTS = (
     Change("nats.aio.msg:Msg.ack", "die before", name=NOT_ACKNOWLEDGED),
     Change("nats.aio.msg:Msg.term", "die before", name=NOT_TERMINATED),
     Change("common.peers:Peer.post", "die before", name=NOT_RANKED),
-    Change("accounts.plugins:LocalRanking.set", "die after", name=NOT_TOLD),
+    Change("accounts.plugins.local:LocalRanking.set", "die after", name=NOT_TOLD),
     Change("common.peers:Peer.post", "die after", name=NOT_APPROVED),
 )

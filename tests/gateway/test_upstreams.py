@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from gateway.breaker import FAILURES_IN_A_ROW
+from common.breaker import FAILURES_IN_A_ROW
 from gateway.proxy import Proxy
 from gateway.routes import Route, Routes
 from gateway.settings import GatewaySettings

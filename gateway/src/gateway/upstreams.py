@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message
 
 from common import metrics
 from common.app import DRAIN_SECONDS
+from common.breaker import Breaker
 from common.errors import Unavailable
 from common.peers import TOKEN_HEADER, Apps
-from gateway.breaker import Breaker
 from gateway.client import Busy, Client, Lost, NotConnected
 from gateway.errors import UpstreamLost, UpstreamSlow
 from gateway.incoming import HOP_BY_HOP, Header

@@ -20,12 +20,12 @@ from callboard.components import Options
 from callboard.errors import CommandError
 from callboard.system import SERVICES
 from common.errors import ConfigurationError
+from common.group import parse_duration
 
 if TYPE_CHECKING:  # what a command needs is imported when it runs: `up` starts sooner and stays small
     from common.settings import Settings
 
 T = TypeVar("T")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 # Where nobody looks at it, a table may be as wide as it is.
 shown = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -74,12 +74,10 @@ class Scope(StrEnum):
 
 
 def _duration(given: str | timedelta) -> timedelta:
-    if isinstance(given, timedelta):  # the default, which Typer parses as well
-        return given
-    found = re.fullmatch(r"(\d{1,6})([smhd])", given)
-    if found is None:
-        raise typer.BadParameter("expected a number of s, m, h or d, such as 90d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        return parse_duration(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _replicas(text: str) -> tuple[str, int]:

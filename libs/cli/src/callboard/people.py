@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pymongo.errors import BulkWriteError
 
 from accounts.models import LocalPerson
-from accounts.plugins import local_rankid
+from accounts.plugins.local import local_rankid
 from accounts.repository import username_key
 from accounts.service import import_people
 from callboard.access import open_database

@@ -1,18 +1,43 @@
 """`callboard.toml`: what differs from group to group, validated when a service starts."""
 
+import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from common.errors import ConfigurationError
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,32}$")]
 PlaceId = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_duration(given: object) -> timedelta:
+    """The time that "90s", "15m", "24h" or "7d" means. Raises ValueError."""
+    if isinstance(given, timedelta):  # a default
+        return given
+    found = re.fullmatch(r"(\d{1,6})([smhd])", str(given))
+    if found is None:
+        raise ValueError("expected a number of s, m, h or d, such as 90d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 
 class _Table(BaseModel):
@@ -28,9 +53,15 @@ class Rank(_Table):
 
 
 class Ranks(_Table):
-    """The ladder, lowest first, and its first cast rank."""
+    """The ladder, lowest first, its first cast rank, and how old what was read of a rank may be.
+
+    The ages matter where ranks are kept elsewhere: a rank older than `refresh_after` is read again, and one
+    older than `trust_for` opens nothing.
+    """
 
     cast: str
+    refresh_after: Duration = timedelta(minutes=15)
+    trust_for: Duration = timedelta(days=7)
     ladder: tuple[Rank, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -44,6 +75,8 @@ class Ranks(_Table):
         clearances = [rank.clearance for rank in self.ladder if rank.clearance is not None]
         if clearances != sorted(clearances):
             raise ValueError("ladder: expected no clearance to be below that of a lower rank")
+        if self.refresh_after < timedelta(seconds=1) or self.trust_for < self.refresh_after:
+            raise ValueError("trust_for: expected it to be at least refresh_after, and that at least 1s")
         return self
 
 

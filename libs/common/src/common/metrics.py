@@ -26,6 +26,12 @@ UPSTREAM_FAILURES = Counter(
     "Attempts that a service behind the gateway did not answer: busy, unreachable, lost, slow.",
     ["upstream", "reason"],
 )
+PROVIDER_SECONDS = Histogram(
+    "callboard_provider_seconds",
+    "Seconds that a request to another company took: answered, limited (429), failed, abandoned.",
+    ["provider", "outcome"],
+    buckets=_SECONDS,
+)
 
 OUTBOX_UNSENT = Gauge("callboard_outbox_unsent", "Events that wait to be published.", ["service"])
 OUTBOX_AGE = Gauge("callboard_outbox_oldest_seconds", "Age of the oldest event that waits.", ["service"])

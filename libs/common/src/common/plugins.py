@@ -4,16 +4,17 @@ An entry point is a callable that takes a PluginContext and answers the plugin; 
 is the Protocol in the `plugins.py` of the service that uses it. Built-in plugins are found the same way.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from common.errors import ConfigurationError
 from common.group import Group
 from common.mongo import Database
+from common.settings import read_secret
 
 PLUGIN_POINTS: Mapping[str, str] = {
     "callboard.identity": "username to id and back, and Discord id to Roblox id (accounts)",
@@ -43,6 +44,13 @@ class PluginContext:
             key = ".".join(("plugins", "options", self.name, *map(str, first["loc"])))
             raise ConfigurationError(f"callboard.toml: {key}: {first['msg']}.") from error
 
+    def secret(self, name: str) -> SecretStr:
+        """The secret `CALLBOARD_<NAME>`, which stands in no configuration file. Raises ConfigurationError."""
+        value = read_secret(name)
+        if value is None:
+            raise ConfigurationError(f'CALLBOARD_{name.upper()}: plugin "{self.name}" needs it, found none.')
+        return value
+
 
 def load(point: str, name: str, group: Group, database: Database) -> Any:
     """The plugin `name` of the entry-point group `point`. Raises ConfigurationError if it cannot be had."""
@@ -58,3 +66,19 @@ def load(point: str, name: str, group: Group, database: Database) -> Any:
         raise
     except Exception as error:
         raise ConfigurationError(f'Plugin "{name}" for {point} does not load: {error}.') from error
+
+
+class Finding(NamedTuple):
+    """One line of `callboard doctor`: what was looked at, and how to mend it where it is wrong."""
+
+    is_right: bool
+    what: str
+    mend: str = ""
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """A plugin that can tell whether what it needs outside is in order; it changes nothing."""
+
+    def examine(self) -> AsyncIterator[Finding]:
+        """What it finds, line by line; the plugin was entered before."""

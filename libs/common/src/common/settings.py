@@ -54,3 +54,14 @@ def read_settings(model: type[S], **given: Any) -> S:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         raise ConfigurationError(f"CALLBOARD_{name}: {first['msg']}.") from error
+
+
+def read_secret(name: str) -> SecretStr | None:
+    """A secret that only some groups need, found as settings are; None where there is none."""
+    if value := os.environ.get(f"CALLBOARD_{name.upper()}"):
+        return SecretStr(value)
+    if folder := os.environ.get("CALLBOARD_SECRETS_DIR"):
+        file = Path(folder) / f"callboard_{name.lower()}"
+        if file.is_file() and (text := file.read_text("utf-8").strip()):
+            return SecretStr(text)
+    return None

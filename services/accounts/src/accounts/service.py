@@ -12,7 +12,8 @@ from accounts.models import (
     ProfileAnswer,
     ProfileQuery,
 )
-from accounts.plugins import Identity, Ranking, local_rankid
+from accounts.plugins import Identity, Ranking
+from accounts.plugins.local import local_rankid
 from accounts.repository import Accounts, People
 from common.coalesce import Coalescer
 from common.errors import Unavailable, UserNotFound
@@ -20,6 +21,7 @@ from common.events import CertificationGranted, CertificationRevoked, RankChange
 from common.group import Group
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
+from common.providers import Urgency
 
 
 class AccountsService:
@@ -132,7 +134,7 @@ class AccountsService:
     async def _rankid(self, user: int, account: Account | None) -> int:
         if account and account.rankid is not None:
             return account.rankid
-        rankid = await self._ranking.read(user)
+        rankid = await self._ranking.read(user, Urgency.PLAYER)
         if rankid is None:
             return self._group.ranks.ladder[0].rankid
         if account:

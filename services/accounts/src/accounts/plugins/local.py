@@ -1,11 +1,7 @@
-"""Plugin points of accounts, and the plugins that need no outside service.
-
-A plugin is entered when the service starts and left when it stops. A provider that is away raises
-`common.errors.Unavailable`; anything else that is raised counts as a fault of the plugin.
-"""
+"""The plugins that need no outside service: people and ranks from the configuration and from imports."""
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,37 +13,7 @@ from common.errors import ConfigurationError
 from common.group import Group
 from common.mongo import Document
 from common.plugins import PluginContext
-
-
-class _Entered(Protocol):
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class Identity(_Entered, Protocol):
-    """`callboard.identity`: who is who. None means that this plugin does not know; the next is asked."""
-
-    async def by_id(self, user: int) -> Person | None:
-        """The person with this Roblox id."""
-
-    async def by_username(self, username: str) -> Person | None:
-        """The person with this username, in any case."""
-
-    async def by_discord(self, discord: int) -> int | None:
-        """The Roblox id that belongs to this Discord id."""
-
-
-class Ranking(_Entered, Protocol):
-    """`callboard.ranking`: where ranks are read and set."""
-
-    async def read(self, user: int) -> int | None:
-        """The rankid of this user; None for one who is not in the group."""
-
-    async def set(self, user: int, rankid: int) -> None:
-        """Give this user a rank of the ladder; doing it again changes nothing. Raises RankRefused."""
+from common.providers import Urgency
 
 
 class LocalOptions(BaseModel):
@@ -121,7 +87,7 @@ class LocalRanking:
     ) -> None:
         return
 
-    async def read(self, user: int) -> int | None:
+    async def read(self, user: int, urgency: Urgency) -> int | None:  # noqa: ARG002 - it is at hand
         """The person's rankid."""
         found = await self._reads.submit(user)
         return found["rankid"] if found else None
