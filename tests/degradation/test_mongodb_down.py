@@ -2,12 +2,13 @@
 
 import asyncio
 import signal
+from functools import partial
 
 import httpx
 import pytest
 
 from tests.degradation.conftest import REPLICAS
-from tests.degradation.outages import FROZEN, KILLED, away
+from tests.degradation.outages import AWAY, FROZEN, KILLED, away
 from tests.support import unique_id, wait_until
 from tests.support.accounting import NOTHING, ONCE, STORED, count, is_counted
 from tests.support.machine import Machine
@@ -61,6 +62,19 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
             answer = await log(user)
             assert answer.status_code == 200, answer.text
         await wait_until(lambda: is_counted(park, *workers), seconds=30)
+
+
+@pytest.mark.parametrize("how", AWAY)
+async def test_a_service_that_starts_before_mongodb_waits_for_it(park: Machine, how: str) -> None:
+    replicas = ("accounts-1", "gateway")
+    await park.stop(*replicas)
+    async with away(park, how, "mongod"):
+        for name in replicas:
+            began_at = len(park.log(name))
+            park.launch(name)
+            await wait_until(lambda name=name, at=began_at: "waits for MongoDB" in park.log(name)[at:], 30)
+    for name in replicas:
+        await wait_until(partial(park.is_ready, name), 30)
 
 
 async def test_without_mongodb_a_service_stops_before_it_is_killed_for_it(park: Machine) -> None:

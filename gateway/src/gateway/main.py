@@ -8,7 +8,7 @@ from prometheus_client import start_http_server
 
 from common.app import Health, add_health_routes, bare_app, run
 from common.group import load_group
-from common.mongo import check_migrated, connect
+from common.mongo import connect, wait_until_migrated
 from common.peers import Apps
 from common.plugins import load
 from common.settings import read_settings
@@ -36,7 +36,7 @@ def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
         async with AsyncExitStack() as stack:
             client, database = connect(settings, NAME)
             stack.push_async_callback(client.close)
-            await check_migrated(database, COLLECTIONS)
+            await wait_until_migrated(database, COLLECTIONS)
             policies = [load("callboard.policies", name, group, database) for name in group.plugins.policies]
             for policy in policies:
                 if isinstance(policy, AbstractAsyncContextManager):

@@ -31,7 +31,7 @@ from common.errors import ServiceError, Unavailable
 from common.events import Event, new_id
 from common.group import Group, load_group
 from common.logs import configure_logging, key_name, request_id
-from common.mongo import Collection, Database, check_migrated, connect, is_outage
+from common.mongo import Collection, Database, connect, is_outage, wait_until_migrated
 from common.outbox import Outbox
 from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER, Apps, Peer
 from common.settings import Settings
@@ -103,7 +103,7 @@ def create_app(
         async with AsyncExitStack() as stack:
             client, database = connect(settings, name)
             stack.push_async_callback(client.close)
-            await check_migrated(database, collections)
+            await wait_until_migrated(database, collections)
             bus = Bus(settings, name)
             outbox = Outbox(database)
             stack.push_async_callback(bus.close)

@@ -1,5 +1,8 @@
 """MongoDB: the connection, transactions, and the shape that a service's database must have."""
 
+import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -27,13 +30,20 @@ from pymongo.write_concern import WriteConcern
 from common.errors import ConfigurationError
 from common.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 Document = dict[str, Any]
 Database = AsyncDatabase[Document]
 Documents = AsyncCollection[Document]
 Session = AsyncClientSession
 
+RESTORING = "restoring"
+"""The collection that is there for as long as a backup is only half restored."""
+
 TIMEOUT_SECONDS = 2.0
 """One operation, or one transaction as a whole; below the gateway's time limit."""
+
+_LONGEST_WAIT_SECONDS = 30.0
 
 _DURABLE = WriteConcern("majority", j=True)
 _TRANSIENT_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
@@ -159,8 +169,15 @@ async def migrate(database: Database, collections: Sequence[Collection]) -> None
 
 
 async def check_migrated(database: Database, collections: Sequence[Collection]) -> None:
-    """Raises ConfigurationError that names the first index or validator that is not there."""
+    """Raises ConfigurationError that names the first index or validator that is not there.
+
+    Also for a database that is only half restored.
+    """
     present = {info["name"]: info async for info in await database.list_collections()}
+    if RESTORING in present:
+        raise ConfigurationError(
+            f'Database "{database.name}" holds half of a backup: run "callboard restore" again.'
+        )
     for wanted in collections:
         if wanted.name not in present:
             raise ConfigurationError(_run_migrate(database, f"the collection {wanted.name}"))
@@ -174,6 +191,20 @@ async def check_migrated(database: Database, collections: Sequence[Collection]) 
                 raise ConfigurationError(
                     _run_migrate(database, f"the index {index.document['name']} of {wanted.name}")
                 )
+
+
+async def wait_until_migrated(database: Database, collections: Sequence[Collection]) -> None:
+    """`check_migrated` for a service that starts: one that is there before MongoDB waits for it, for a while."""
+    deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while True:
+        try:
+            await check_migrated(database, collections)
+            return
+        except PyMongoError as error:
+            if not is_outage(error) or time.monotonic() > deadline:
+                raise
+            logger.warning("the start waits for MongoDB: %s", type(error).__name__)
+        await asyncio.sleep(0.25)
 
 
 def _run_migrate(database: Database, missing: str) -> str:
