@@ -20,7 +20,7 @@ from bench.measures import Line, Value
 from bench.park import Park, add_people, open_park
 from bench.sections import Run, generator
 from bench.started import callboard, cpu_seconds
-from bench.traffic import Traffic, new_shifts
+from bench.traffic import WITH_ACCOUNT, Traffic, new_shifts
 
 CONNECTIONS = (32, 128)
 PATHS = ("/connect", "/profile", "/log")
@@ -56,8 +56,8 @@ def main(
     ]
     report.show(run.measures, lines, console, "parts")
     if not quick:
-        path = report.write(run.measures, lines, "parts", {"rounds": rounds, "seconds": run.seconds})
-        console.print(f"Written: {path}")
+        written = report.write(run.measures, lines, "parts", {"rounds": rounds, "seconds": run.seconds})
+        console.print(f"Written: {written}")
 
 
 def _round(
@@ -66,7 +66,9 @@ def _round(
     traffic = (
         new_shifts(port, park.by_key)
         if path == "/log"
-        else Traffic("connect" if path == "/connect" else "profile", port, park.by_key)
+        else Traffic("connect", port, park.by_key)
+        if path == "/connect"
+        else Traffic("profile", port, park.by_key, people=WITH_ACCOUNT)
     )
     used = {name: cpu_seconds([process]) for name, process in parts.items()}
     answered = run.closed(traffic, connections)
