@@ -1,0 +1,92 @@
+"""Texts with fields, and values that Discord shows as they are, whatever stands in them.
+
+Discord takes a backslash before any character that is no letter, digit or space as "this one as it is"; so each
+such ASCII character of a value gets one. Nothing that Discord reads otherwise (its markdown, mentions, links,
+times, emoji) is without them: https://docs.discord.com/developers/reference#message-formatting
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
+from string import Formatter
+from urllib.parse import quote
+
+from common.errors import InvalidEvent
+
+LONGEST_MESSAGE = 2000
+"""Of Discord: https://docs.discord.com/developers/resources/webhook#execute-webhook"""
+
+LONGEST_VALUE = 64
+"""A longer value is cut."""
+
+LONGEST_LINK = 500
+
+LINK = "url"
+"""The field that is a link, and never cut."""
+
+_ACTIVE = re.compile(r"[!-/:-@\[-`{-~]")  # every ASCII character that is no letter, digit, space or control
+# Shown as nothing, or as a gap, though Unicode counts them among letters, marks and symbols.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_NOTHING = "?"
+
+
+def length(text: str) -> int:
+    """The characters of a text, in the count that is highest: Discord does not say which one it uses."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def check_text(text: str, fields: Collection[str]) -> None:
+    """Raises ValueError that says what is wrong with a text that may name these fields."""
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError:
+        raise ValueError("expected fields such as {username}, and {{ or }} for a brace that stays") from None
+    longest = 0
+    for literal, field, form, conversion in parts:
+        longest += length(literal)
+        if field is not None:
+            if field not in fields or form or conversion:
+                known = ", ".join(f"{{{name}}}" for name in fields)
+                raise ValueError(f"unknown field {{{field}}}; there are: {known}")
+            longest += LONGEST_LINK if field == LINK else 2 * LONGEST_VALUE
+    if longest > LONGEST_MESSAGE:
+        raise ValueError(
+            f"too long: with its fields, it could take {longest} of {LONGEST_MESSAGE} characters"
+        )
+
+
+def render(text: str, fields: Mapping[str, str]) -> str:
+    """A text that was checked, with its fields' values. Raises InvalidEvent for a link that cannot be one."""
+    return text.format_map(
+        {name: link(value) if name == LINK else plain(value) for name, value in fields.items()}
+    )
+
+
+def plain(value: str) -> str:
+    """A value as Discord shows it unchanged: on one line, without what is invisible, cut if it is long."""
+    visible = "".join(
+        " " if character.isspace() else character
+        for character in _BLANK.sub("", unicodedata.normalize("NFC", value))
+        if character.isspace() or unicodedata.category(character)[0] != "C"
+    )
+    return _ACTIVE.sub(r"\\\g<0>", _cut(" ".join(visible.split())) or _NOTHING)
+
+
+def link(url: str) -> str:
+    """A link of which Discord shows no preview. Raises InvalidEvent."""
+    safe = quote(url, safe="%:/?#[]@!$&'*+,;=-._~")
+    shown = f"<{safe}>"
+    if not safe.startswith(("https://", "http://")) or len(shown) > LONGEST_LINK:
+        raise InvalidEvent(f"expected a link of at most {LONGEST_LINK} characters")
+    return shown
+
+
+def _cut(value: str) -> str:
+    if length(value) <= LONGEST_VALUE:
+        return value
+    cut_off = ""
+    while value and (length(value) >= LONGEST_VALUE or unicodedata.combining(cut_off)):
+        value, cut_off = value[:-1], value[-1]
+    return f"{value}…"

@@ -1,0 +1,240 @@
+"""Whatever stands in a value, Discord shows it as it is; whatever a text asks for, a message is never too long."""
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt  # which rich, and so `callboard`, shows markdown with
+
+from common.errors import InvalidEvent
+from notifications.models import KINDS
+from notifications.plugins.discord import DiscordOptions
+from notifications.plugins.discord_text import check_text, length, link, plain, render
+
+NASTY = st.sampled_from(
+    [
+        *"*_~`|<>@#:/\\[](){}!-+.=&;$^%'\"1a \n\t\r\x00",
+        "@everyone",
+        "@here",
+        "<@1234567890123456>",
+        "<@&1234567890123456>",
+        "<#1234567890123456>",
+        "<t:1618953630:R>",
+        "<:name:1234567890123456>",
+        "<a:name:1234567890123456>",
+        "</name:1234567890123456>",
+        "<id:customize>",
+        ":smile:",
+        "https://evil.example/x",
+        "discord.gg/x",
+        "[text](https://evil.example)",
+        "```py\n",
+        "||",
+        "**",
+        "\n# ",
+        "\n> ",
+        "\n-# ",
+        "\n1. ",
+        "\u200b",
+        "\u200d",
+        "\u2028",
+        "\u202e",
+        "\u3164",
+        "\ufe0f",
+        "\ufeff",
+        "\U000e0041",
+        "e\u0301",
+        "é",
+        "漢",
+        "🎢",
+    ]
+)
+VALUES = st.one_of(st.text(max_size=200), st.lists(NASTY, max_size=80).map("".join))
+
+# What Discord's clients read as more than text, as their documents and published grammars tell it.
+ACTIVE = re.compile(
+    r"""
+      \*\*? | __? | ~~ | ` | \|\|                       # bold, italics, strike-through, code, spoiler
+    | ^(\#{1,3}|-\#|>{1,3}|[-*+]|\d+[.)])\s             # heading, small, quote, list
+    | <(@[!&]?|\#|t:|a?:|/|id:|[a-z]+://|[^\s>]+@)      # mention, channel, time, emoji, command, link, mail
+    | @(everyone|here)
+    | [a-z]+://\S                                       # a bare link
+    | \bdiscord(app)?\.(gg|com)/                        # an invitation
+    | \[[^\]]*\]\(                                      # a link with a text
+    | :\w+:                                             # an emoji
+    """,
+    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+
+
+def read(text: str) -> tuple[str, list[str]]:
+    """What is shown of a text in Discord's markdown, and what in it is more than text."""
+    shown, found, at = "", [], 0
+    while at < len(text):
+        if escaped := re.compile(r"\\([^0-9A-Za-z\s])").match(text, at):
+            shown, at = shown + escaped[1], escaped.end()
+        else:
+            if active := ACTIVE.match(text, at):
+                found.append(active[0])
+            shown, at = shown + text[at], at + 1
+    return shown, found
+
+
+def visible(value: str) -> str:
+    """The characters of a value that can be seen, without gaps."""
+    return "".join(
+        one for one in unicodedata.normalize("NFC", value) if one.isprintable() and not one.isspace()
+    )
+
+
+def test_what_this_reads_as_active_is_what_discord_does() -> None:
+    for text in (
+        *("**a**", "_a_", "~~a~~", "`a`", "||a||", "# a", "> a", "- a", "1. a", "-# a"),
+        *(
+            "<@1>",
+            "<@!1>",
+            "<@&1>",
+            "<#1>",
+            "<t:1>",
+            "<:a:1>",
+            "<a:a:1>",
+            "</a:1>",
+            "<id:browse>",
+            "<https://a>",
+        ),
+        *("@everyone", "@here", "https://a.b", "discord.gg/a", "[a](b)", ":a:"),
+    ):
+        assert read(text)[1], text
+    assert read(r"\*\*a\*\* \@everyone a\_b https\:\/\/a") == ("**a** @everyone a_b https://a", [])
+
+
+@given(VALUES)
+def test_a_value_is_shown_as_it_is_and_does_nothing(value: str) -> None:
+    text = plain(value)
+    shown, active = read(text)
+    assert not active
+    assert visible(value).startswith(visible(shown.removesuffix("…"))) or shown == "?" or _has_blanks(value)
+    assert shown.isprintable() and shown.strip() == shown and shown
+    assert length(text) <= 128
+
+
+def _has_blanks(value: str) -> bool:
+    return any(unicodedata.category(one)[0] in "MLS" and not plain(one).strip("\\?") for one in value)
+
+
+@given(VALUES)
+def test_another_reader_of_markdown_sees_nothing_but_text_either(value: str) -> None:
+    text = plain(value)
+    tokens = MarkdownIt("commonmark").enable("strikethrough").enable("table").parse(text)
+    assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    (inline,) = [token for token in tokens if token.children is not None]
+    assert {token.type for token in inline.children or ()} == {"text"}
+    assert "".join(token.content for token in inline.children or ()) == read(text)[0]
+
+
+@given(VALUES)
+def test_a_value_cannot_break_out_of_the_format_around_it(value: str) -> None:
+    shown, _ = read(plain(value))
+    (_, inline, _) = MarkdownIt("commonmark").parse(f"**{plain(value)}** x")
+    assert [token.type for token in inline.children or ()] in (
+        ["text", "strong_open", "text", "strong_close", "text"],
+        ["strong_open", "text", "strong_close", "text"],
+        # CommonMark, unlike Discord, opens nothing before a space or a sign; then all of it is text.
+        ["text"],
+    )
+    assert shown in "".join(token.content for token in inline.children or ())
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("Roblox", "Roblox"),
+        ("Player_1", r"Player\_1"),
+        ("@everyone", r"\@everyone"),
+        ("@\u200beveryone", r"\@everyone"),
+        ("<@123>", r"\<\@123\>"),
+        ("a\nb\r\n\tc", "a b c"),
+        ("\u202eevil\u202c", "evil"),
+        ("\u200b\u3164\u2800 ", r"\?"),
+        ("", r"\?"),
+        ("\\", "\\\\"),
+        ("x" * 64, "x" * 64),
+        ("x" * 65, "x" * 63 + "…"),
+        ("🎢" * 32, "🎢" * 32),
+        ("🎢" * 33, "🎢" * 31 + "…"),
+        ("x" * 62 + "q\u0302\u0323" * 2, "x" * 62 + "…"),
+    ],
+)
+def test_a_value_is_shown_in_one_line_and_cut_between_characters(value: str, shown: str) -> None:
+    assert plain(value) == shown
+
+
+@given(st.text(max_size=400))
+def test_a_link_is_a_link_whole_and_nothing_else(path: str) -> None:
+    url = f"https://park.example/{path}"
+    try:
+        text = link(url)
+    except InvalidEvent:
+        assume(False)
+    assert re.fullmatch(r"<https://park\.example/[!-;=?-~]*>", text)  # no space, < or > in it
+    assert not re.search(r"[()`*\\]", text.replace("*", "") if "*" in path else text)
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "park.example/x", "", "https://a/" + "x" * 500])
+def test_what_cannot_be_a_link_is_never_sent(url: str) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        link(url)
+    assert not url or url not in str(caught.value)
+
+
+PARTS = st.one_of(
+    st.sampled_from([f"{{{name}}}" for name in KINDS["application_submitted"]]),
+    st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), max_size=300),
+    st.sampled_from(["{{", "}}"]),
+)
+
+
+@given(st.lists(PARTS, max_size=12).map("".join), VALUES, VALUES)
+def test_a_text_that_is_accepted_is_never_too_long(text: str, name: str, other: str) -> None:
+    try:
+        check_text(text, KINDS["application_submitted"])
+    except ValueError:
+        assume(False)
+    url = "https://park.example/applications/" + "x" * 400
+    rendered = render(text, {"username": name, "id": other, "url": url})
+    assert length(rendered) <= 2000
+    assert rendered.count(f"<{url}>") == text.count("{url}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{nobody}", r"unknown field \{nobody\}; there are: \{username\}, \{id\}, \{url\}"),
+        ("{username.__class__}", "unknown field"),
+        ("{username[0]}", "unknown field"),
+        ("{username!r}", "unknown field"),
+        ("{username:>100000}", "unknown field"),
+        ("{username:{id}}", "unknown field"),
+        ("{}", "unknown field"),
+        ("{0}", "unknown field"),
+        ("{username", "expected fields such as"),
+        ("username}", "expected fields such as"),
+        ("{username} " * 16, "too long"),
+        ("x" * 2001, "too long"),
+        ("🎢" * 1001, "too long"),
+    ],
+)
+def test_a_text_that_cannot_be_used_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check_text(text, KINDS["application_submitted"])
+
+
+def test_braces_that_stay_and_text_without_fields_are_fine() -> None:
+    check_text("{{x}} y", ())
+    assert render("{{x}} {id}", {"id": "1"}) == "{x} 1"
+
+
+def test_there_is_a_text_for_every_kind() -> None:
+    assert set(DiscordOptions.model_fields) == set(KINDS)
