@@ -1,0 +1,207 @@
+"""A backup comes back, into databases that hold nothing and that no service uses."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import nats
+import pymongo
+from nats.errors import Error as NatsError
+from nats.js.errors import NotFoundError
+
+from callboard.access import find_settings, open_databases
+from callboard.backup import Advance
+from callboard.backup_file import Reader, describe
+from callboard.components import Options, plan_servers
+from callboard.databases import DATABASES, migrate_all, present_collections
+from callboard.errors import CommandError
+from callboard.files import private_dir
+from callboard.prepare import set_aside_other_keys
+from callboard.replica_set import prepare_mongod
+from callboard.servers import is_ours, listens
+from callboard.supervisor import Component, Supervisor
+from callboard.system import only_one, stop_leftovers
+from common.bus import STREAM
+from common.mongo import RESTORING, Database, Documents
+from common.outbox import OUTBOX
+from common.settings import Settings
+
+_DATA = (
+    ("shifts", "shifts"),
+    ("accounts", "ledger"),
+    ("certifications", "certifications"),
+    ("applications", "applications"),
+)
+"""What a Callboard that nobody used yet has none of. It has keys, and may know people and read their ranks."""
+
+_LONGEST_SECONDS = 24 * 3600.0
+_PATIENCE_SECONDS = 10.0
+_START_SECONDS = 60.0
+
+Databases = Mapping[str, Database]
+
+
+def check(file: BinaryIO) -> Reader:
+    """Read the backup to its end, and answer what it holds. Raises CommandError unless all of it is as it was made."""
+    file.seek(0)
+    reader = Reader(file)
+    for _ in reader.blocks():
+        pass
+    file.seek(0)
+    return reader
+
+
+async def restore(system: AbstractAsyncContextManager[Settings], file: BinaryIO, advance: Advance) -> str:
+    """Put a backup into the databases of a system, and answer what it held, for people.
+
+    Nothing is written before all of the file was read and found good. After a crash, or an error, no service
+    starts on what is there until a restore came to its end. Raises CommandError.
+    """
+    held = await asyncio.to_thread(check, file)
+    if unknown := {name.partition(".")[0] for name in held.counts} - set(DATABASES):
+        raise CommandError(
+            f"This Callboard has no database {', '.join(sorted(unknown))}: restore the backup with the version that made "
+            f"it, {held.header.version}."
+        )
+    async with system as settings, open_databases(settings) as databases:
+        await _refuse_data(databases)
+        await _forget_stream(settings)
+        with pymongo.timeout(_LONGEST_SECONDS):
+            await _clear(databases)
+            await _fill(databases, file, held, advance)
+            for database in databases.values():
+                # What was sent may not have been handled; whoever has handled it ignores it.
+                await database[OUTBOX.name].update_many(
+                    {"sent": True}, {"$set": {"sent": False}, "$unset": {"sent_at": ""}}
+                )
+            # Indexes are built faster over what is there, and some let MongoDB remove what is old.
+            await migrate_all(settings)
+            for name in DATABASES:
+                await databases[name].drop_collection(RESTORING)
+    return describe(held.header, held.counts)
+
+
+@asynccontextmanager
+async def stopped_system(data_dir: Path) -> AsyncIterator[Settings]:
+    """The MongoDB and NATS that `callboard up` would use with this folder, while it is stopped or never ran.
+
+    Those that it would start run for as long as the context is open. Raises CommandError.
+    """
+    options = Options(
+        data_dir,
+        Path("callboard.toml"),
+        "127.0.0.1",
+        0,
+        mongo_url=os.environ.get("CALLBOARD_MONGO_URL"),
+        nats_url=os.environ.get("CALLBOARD_NATS_URL"),
+    )
+    os.umask(0o077)  # what the servers write is private as well
+    data_dir = private_dir(data_dir).resolve()
+    with only_one(data_dir):
+        stop_leftovers(data_dir)
+        supervisor = Supervisor(data_dir, lambda _: None)
+        try:
+            servers, _ = plan_servers(options, data_dir)
+            for server in servers:
+                supervisor.start(server)
+            await _are_ready(supervisor, servers)
+            settings = find_settings(data_dir)
+            url = settings.mongo_url.get_secret_value()
+            if is_ours(data_dir, url):
+                await prepare_mongod(url)
+            yield settings
+            await set_aside_other_keys(settings, data_dir)
+        finally:
+            supervisor.stop()
+
+
+async def _are_ready(supervisor: Supervisor, servers: Sequence[Component]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not all(listens(server.port or 0) for server in servers):
+        supervisor.check()
+        if time.monotonic() > deadline:
+            raise CommandError(
+                f"MongoDB and NATS did not get ready within {_START_SECONDS:.0f} s; see their logs."
+            )
+        await asyncio.sleep(0.05)
+
+
+async def _refuse_data(databases: Databases) -> None:
+    if RESTORING in await databases["gateway"].list_collection_names():
+        return  # what is there is half of a backup
+    for name, collection in _DATA:
+        if await databases[name][collection].find_one({}, ["_id"]):
+            raise CommandError(
+                f"There is data already ({name}.{collection}), and a backup replaces all there is: restore into an empty "
+                "MongoDB, or with --data-dir into a new folder."
+            )
+
+
+async def _forget_stream(settings: Settings) -> None:
+    """Delete the stream: what it has may be newer than the backup, and is not of the databases restored.
+
+    Raises CommandError while a service takes events from it.
+    """
+    try:
+        client = await nats.connect(
+            settings.nats_url.get_secret_value().split(","),
+            allow_reconnect=False,
+            connect_timeout=2,
+            error_cb=_ignore,
+        )
+    except (OSError, NatsError, TimeoutError):
+        raise CommandError("NATS does not answer; a restore needs it.") from None
+    jetstream = client.jetstream(timeout=5)
+    # What a service that was just stopped had asked for ends within this time.
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    try:
+        while users := [one.name for one in await jetstream.consumers_info(STREAM) if one.num_waiting]:
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"Callboard runs ({', '.join(users)}): stop all services and the gateway before a restore."
+                )
+            await asyncio.sleep(0.2)
+        await jetstream.delete_stream(STREAM)
+    except NotFoundError:
+        pass
+    except (NatsError, TimeoutError) as error:
+        raise CommandError(f"NATS cannot be used: {type(error).__name__}.") from error
+    finally:
+        await client.close()
+
+
+async def _ignore(_: Exception) -> None:
+    pass  # it is raised as well
+
+
+async def _clear(databases: Databases) -> None:
+    """Mark the databases, the gateway's first and later last, and remove all else."""
+    for name in reversed(DATABASES):
+        if RESTORING not in await databases[name].list_collection_names():
+            await databases[name].create_collection(RESTORING)
+    for database in databases.values():
+        for collection in await present_collections(database):
+            await database.drop_collection(collection)
+
+
+async def _fill(databases: Databases, file: BinaryIO, held: Reader, advance: Advance) -> None:
+    done = 0
+    for name, documents in Reader(file).blocks():
+        await _collection(databases, name).insert_many(documents, bypass_document_validation=True)
+        done += len(documents)
+        advance(done, sum(held.counts.values()))
+    for name, count in held.counts.items():
+        found = await _collection(databases, name).count_documents({})
+        if found != count:
+            raise CommandError(
+                f"{name} has {found} documents now, and the backup {count}: does anything else use it?"
+            )
+
+
+def _collection(databases: Databases, name: str) -> Documents:
+    database, _, collection = name.partition(".")
+    return databases[database][collection]
