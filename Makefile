@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-PACKAGES := libs/common services/accounts services/certifications services/applications services/shifts gateway libs/cli
-OWN := callboard callboard-common callboard-accounts callboard-applications callboard-certifications callboard-gateway callboard-shifts
+PACKAGES := libs/common services/accounts services/certifications services/applications services/shifts services/notifications gateway libs/cli
+OWN := callboard callboard-common callboard-accounts callboard-applications callboard-certifications callboard-gateway callboard-notifications callboard-shifts
 
 .PHONY: help install up test faults bench bench-large soak lint format lock clean
 
@@ -45,9 +45,12 @@ format: install ## Format the code
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock"
+
 lock: ## Pin every dependency anew, with hashes (the workspace's own packages excepted)
-	.venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
-		$(OWN:%=--no-emit-package %) $(PACKAGES:%=%/pyproject.toml) --group dev --output-file requirements.lock
+	$(COMPILE) $(OWN:%=--no-emit-package %) $(PACKAGES:%=%/pyproject.toml) --group dev --output-file requirements.lock
+	$(COMPILE) $(OWN:%=--no-emit-package %) $(PACKAGES:%=%/pyproject.toml) --constraint requirements.lock --output-file requirements-runtime.lock
+	$(COMPILE) --group build --constraint requirements.lock --output-file requirements-build.lock
 
 clean: ## Remove .venv and caches (not the data)
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

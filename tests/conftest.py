@@ -1,4 +1,4 @@
-"""One real mongod and one real nats-server for the whole run."""
+"""What there is once for the whole run: a real mongod and nats-server, and Callboard in containers."""
 
 import secrets
 import shutil
@@ -6,23 +6,47 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
 
 from callboard.replica_set import prepare_mongod
 from callboard.servers import Server, listens, mongod, nats_server
+from tests.containers.engine import has_engine
+from tests.containers.park import ContainerPark, StartPark, container_park
 from tests.support import Servers, wait_until
 
 # A run that is told to stop (by a time limit, say) also stops its servers.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a run can be asked for besides what pytest knows."""
+    parser.addoption(
+        "--backend",
+        choices=("processes", "containers"),
+        default="processes",
+        help="where the MongoDB and the NATS of the tests run that start none of their own",
+    )
+    parser.addoption(
+        "--form",
+        action="append",
+        choices=("one-process", "processes", "compose", "replicas"),
+        help="a form of the park to hold the contract against, repeatable; without it, those without containers",
+    )
+
+
 @pytest.fixture(scope="session")
-async def servers() -> AsyncIterator[Servers]:
+async def servers(request: pytest.FixtureRequest) -> AsyncIterator[Servers]:
     """The servers, with empty databases; stopped and forgotten after the last test."""
     with ExitStack() as stack:
+        if request.config.getoption("backend") == "containers":
+            # Here, because it looks for a container engine when it is imported.
+            from tests.containers.servers import mongo_and_nats
+
+            yield await mongo_and_nats(stack)
+            return
         data = Path(tempfile.mkdtemp(prefix="callboard-tests-"))
         stack.callback(shutil.rmtree, data)
         mongo, nats = mongod(data), nats_server(data)
@@ -31,6 +55,25 @@ async def servers() -> AsyncIterator[Servers]:
         await prepare_mongod(mongo.url)
         await wait_until(lambda: listens(nats.port))
         yield Servers(mongo.url, nats.url, secrets.token_urlsafe(32))
+
+
+@pytest.fixture(scope="session")
+async def compose(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StartPark]:
+    """Starts a park in containers when it is called for; skips where there is no container engine."""
+    running: dict[int, ContainerPark] = {}
+    async with AsyncExitStack() as stack:
+
+        async def start(replicas: int) -> ContainerPark:
+            if not has_engine():
+                pytest.skip("there is no container engine")
+            if replicas not in running:
+                running.clear()
+                await stack.aclose()
+                folder = tmp_path_factory.mktemp("compose")
+                running[replicas] = await stack.enter_async_context(container_park(folder, replicas))
+            return running[replicas]
+
+        yield start
 
 
 def _start(server: Server, data: Path) -> subprocess.Popen[bytes]:

@@ -1,6 +1,7 @@
 """/connect, /profile and the internal routes: who a player is and may do."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from pymongo.errors import BulkWriteError
@@ -11,7 +12,7 @@ from common.errors import ConfigurationError
 from common.events import CertificationGranted, CertificationRevoked
 from tests.accounts.builders import granted, revoked, shift_logged
 from tests.accounts.conftest import Park
-from tests.support import unique_id
+from tests.support import unique_id, wait_until
 
 
 async def test_a_profile_is_answered_to_the_character(park: Park) -> None:
@@ -155,3 +156,35 @@ async def test_players_who_join_at_once_share_round_trips_and_get_their_own_answ
     people = [await park.person(rank) for rank in ("Guest", "Cast Member", "Manager")]
     answers = await asyncio.gather(*(park.connect(person.id) for person in people * 10))
     assert [answer["clearance"] for answer in answers] == [0, 1, 3] * 10
+
+
+async def test_ranks_that_are_kept_here_have_no_age(park: Park) -> None:
+    person = await park.person("Cast Member")
+    for _ in range(2):
+        for path, query in (
+            ("/connect", {"place": "1001", "training": "false"}),
+            ("/profile", {}),
+        ):
+            answer = await park.client.get(path, params={"id": person.id, **query})
+            assert answer.status_code == 200
+            assert "Callboard-Rank-Age" not in answer.headers
+        await park.service.record_shifts([shift_logged(person.id, 1)])
+
+
+async def test_a_fresh_rank_that_is_kept_here_is_the_stored_one(park: Park) -> None:
+    person = await park.person("Cast Member")
+    answer = await park.client.get("/internal/member", params={"id": person.id, "fresh": "true"})
+    assert answer.json() == {"id": person.id, "username": person.username, "rankid": 20}
+
+
+async def test_a_username_that_the_local_plugin_knows_otherwise_is_read_again_after_a_day(park: Park) -> None:
+    person = await park.person()
+    await park.service.record_shifts([shift_logged(person.id, 1)])
+    await park.profile(id=person.id)
+    changed = {"username": "Old", "username_key": "old", "username_read_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    await park.database["accounts"].update_one({"id": person.id}, {"$set": changed})
+
+    async def is_renamed() -> bool:
+        return bool((await park.profile(id=person.id))["username"] == person.username)
+
+    await wait_until(is_renamed)

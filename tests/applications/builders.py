@@ -15,23 +15,28 @@ from applications.main import create
 from applications.models import Record
 from applications.repository import Repository
 from applications.settings import ApplicationsSettings
-from common.errors import UserNotFound
+from common.errors import ServiceError, UserNotFound
 from common.mongo import Database, Document, connect, transaction
 from tests.support import Servers, running, settings
 
-GUEST, TRAINEE, CAST = 0, 10, 20
+GUEST, TRAINEE, CAST, MANAGER = 0, 10, 20, 40
 PUBLIC_URL = "https://park.example"
 
 
 class Accounts:
     """Stands in for the two internal routes of accounts.
 
-    `fails_with` is the status that setting a rank answers instead; while `may_answer` is cleared, it waits
-    with its answer, the rank being set or not set already.
+    `fails_with` is the status that setting a rank answers instead, with `discord`; while `may_answer` is
+    cleared, it waits with its answer, the rank being set or not set already. `stored` are ranks that are
+    answered to whoever does not ask for fresh ones; while `may_read` is cleared, those who do so wait.
     """
 
     def __init__(self) -> None:
         self.ranks: dict[int, int] = {}
+        self.stored: dict[int, int] = {}
+        self.discord: str | None = None
+        self.may_read = asyncio.Event()
+        self.may_read.set()
         self.ranked: list[int] = []
         self.fails_with: int | None = None
         self.may_answer = asyncio.Event()
@@ -47,6 +52,9 @@ class Accounts:
         user = int(request.query_params["id"])
         if user not in self.ranks:
             return JSONResponse(UserNotFound().body(), 404)
+        if request.query_params.get("fresh") != "true":
+            return self._answer(user, self.stored.get(user))
+        await self.may_read.wait()
         return self._answer(user)
 
     async def _rank(self, request: Request) -> Response:
@@ -57,11 +65,13 @@ class Accounts:
             self.ranks[user] = rankid
         await self.may_answer.wait()
         if self.fails_with is not None:
-            return JSONResponse({"status": "error", "message": "no"}, self.fails_with)
+            refusal = ServiceError(self.fails_with, "no", discord=self.discord)
+            return JSONResponse(refusal.body(), self.fails_with)
         return self._answer(user)
 
-    def _answer(self, user: int) -> Response:
-        return JSONResponse({"id": user, "username": f"User{user}", "rankid": self.ranks[user]})
+    def _answer(self, user: int, stored: int | None = None) -> Response:
+        rankid = self.ranks[user] if stored is None else stored
+        return JSONResponse({"id": user, "username": f"User{user}", "rankid": rankid})
 
 
 @dataclass

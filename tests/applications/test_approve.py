@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from common.events import ApplicationApproved, parse_event
-from tests.applications.builders import CAST, GUEST, TRAINEE, Park, park
+from tests.applications.builders import CAST, GUEST, MANAGER, TRAINEE, Park, park
 from tests.support import Servers, unique_id, wait_until
 
 RANKED = '{"status":"success","message":"successfully ranked user"}'
@@ -116,6 +116,44 @@ async def test_a_refused_rank_ends_the_application(servers: Servers) -> None:
         assert await here.events(user, "application_approved") == []
     assert (answer.status_code, answer.text) == (502, NOT_RANKED)
     assert (record["status"], record["moderator"]) == ("failed", "ParkManager")
+
+
+async def test_what_a_refusal_says_can_be_done_is_passed_on(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.fails_with = 409
+        here.accounts.discord = "Ask them to join the group."
+        answer = await here.approve(user)
+    assert answer.status_code == 502
+    assert answer.text == (
+        '{"status":"error","message":"couldn\'t rank user","discord":"Ask them to join the group."}'
+    )
+
+
+async def test_a_manager_whose_stored_rank_is_old_is_not_demoted_by_an_approval(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user, MANAGER)
+        here.accounts.stored[user] = GUEST
+        answer = await here.approve(user)
+        assert await here.records(user) == []
+    assert (answer.status_code, answer.text) == (400, ALREADY)
+    assert here.accounts.ranks[user] == MANAGER
+    assert here.accounts.ranked == []
+
+
+async def test_while_the_rank_cannot_be_read_nothing_is_begun_and_nobody_waits_long(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.may_read.clear()
+        async with asyncio.timeout(5):
+            answer = await here.approve(user)
+        assert (answer.status_code, answer.text) == (502, NOT_RANKED)
+        assert await here.records(user) == []
+        here.accounts.may_read.set()
+        assert (await here.approve(user)).text == RANKED
 
 
 async def test_somebody_who_was_refused_can_be_approved_later(servers: Servers) -> None:

@@ -115,6 +115,7 @@ async def test_somebody_promoted_meanwhile_is_not_demoted(servers: Servers) -> N
     user = unique_id()
     async with park(servers) as here:
         here.accounts.knows(user, CAST)
+        here.accounts.stored[user] = GUEST
         await begin_approval(here.database, user)
         await let_lease_run_out(here.database, user)
         assert (await here.approve(user)).text == RANKED
@@ -122,6 +123,22 @@ async def test_somebody_promoted_meanwhile_is_not_demoted(servers: Servers) -> N
         assert len(await here.events(user, "application_approved")) == 1
     assert here.accounts.ranks[user] == CAST
     assert here.accounts.ranked == []
+
+
+async def test_what_a_crash_left_stays_finishable_while_the_rank_cannot_be_read(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await begin_approval(here.database, user, "Crashed")
+        await let_lease_run_out(here.database, user)
+        here.accounts.may_read.clear()
+        assert (await here.approve(user)).text == NOT_RANKED
+        (record,) = await here.records(user)
+        assert record["status"] == "approving"
+        here.accounts.may_read.set()
+        assert (await here.approve(user)).text == RANKED
+        (record,) = await here.records(user)
+        assert (record["status"], record["moderator"]) == ("approved", "Crashed")
 
 
 async def test_an_attempt_that_lost_its_lease_decides_nothing_any_more(servers: Servers) -> None:

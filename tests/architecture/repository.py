@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
-SERVICES = ("accounts", "certifications", "applications", "shifts")
+SERVICES = ("accounts", "certifications", "applications", "shifts", "notifications")
 
 
 def source(service: str) -> Path:

@@ -4,6 +4,7 @@ import json
 import re
 import types
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -33,6 +34,12 @@ def shown(default: Any) -> str:
         return f"`{json.dumps(default)}`"
     if default is None or default == "" or default == () or default == {}:
         return "none"
+    if isinstance(default, timedelta):
+        seconds = int(default.total_seconds())
+        size, unit = next(
+            pair for pair in ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")) if not seconds % pair[0]
+        )
+        return f"`{seconds // size}{unit}`"
     if isinstance(default, tuple | list):
         return f"`{json.dumps(list(default))}`"
     if isinstance(default, BaseModel):

@@ -18,7 +18,7 @@ from callboard.supervisor import Component, Supervisor
 from tests.cli.machine import CALLBOARD, Machine, machine, run
 from tests.support import ROOT, wait_until
 
-SERVICES = {"accounts", "certifications", "applications", "shifts"}
+SERVICES = {"accounts", "certifications", "applications", "shifts", "notifications"}
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ async def test_the_printed_curl_line_works_as_printed(here: Machine) -> None:
 
 async def test_it_keeps_its_secrets_to_itself(here: Machine) -> None:
     await here.up("--processes")
-    secrets = [path.read_text("utf-8") for path in (here.data_dir / "secrets").glob("callboard_*[!g]")]
+    files = [f"callboard_{name}" for name in ("mongo_url", "nats_url", "internal_token")]
+    secrets = [(here.data_dir / "secrets" / name).read_text("utf-8") for name in files]
     secrets += here.keys().values()
     assert len(secrets) == 6
     shown = [here.output]
@@ -68,8 +69,8 @@ async def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_open_port(
             await asyncio.sleep(0.005)
     assert await stopping == 0
     assert gone[0] == "gateway"
-    assert set(gone[6:8]) == {"mongod", "nats-server"}
-    assert gone[8] == "supervisor"
+    assert set(gone[-3:-1]) == {"mongod", "nats-server"}
+    assert gone[-1] == "supervisor"
     assert not here.alive()
     assert not (here.data_dir / "run.json").exists()
     for entry in listed.values():
@@ -115,7 +116,7 @@ async def test_the_services_of_one_process_share_their_connections_to_mongodb(he
     listed = here.listed()
     connections = psutil.Process(listed["callboard"]["pid"]).net_connections("tcp")
     to_mongodb = [one for one in connections if one.raddr and one.raddr.port == listed["mongod"]["port"]]
-    assert 1 <= len(to_mongodb) <= 12  # a client of its own for each of the five would have four times five
+    assert 1 <= len(to_mongodb) <= 12  # a client of its own for each of the six would have four times six
 
 
 async def test_what_is_killed_is_started_again(here: Machine) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from common.coalesce import Coalescer
+from common.coalesce import Coalescer, Merger
 
 
 class Rounds:
@@ -115,3 +115,59 @@ async def test_who_has_waited_long_for_a_batch_that_fails_fails_with_it(
     results = await asyncio.gather(first, second, return_exceptions=True)
     assert [type(result) for result in results] == [ConnectionError, ConnectionError]
     assert rounds.batches == asked
+
+
+# --------------------------------------------------------------------------------------------- merging
+
+
+async def test_who_asks_for_the_same_at_once_shares_one_call() -> None:
+    calls = Calls()
+    merger = Merger[str, str](calls.shout)
+    waiting = [asyncio.create_task(merger.ask(item)) for item in ("a", "b", "a", "a")]
+    await asyncio.sleep(0)
+    calls.gate.set()
+    assert await asyncio.gather(*waiting) == ["A", "B", "A", "A"]
+    assert calls.made == ["a", "b"]
+    assert await merger.ask("a") == "A"
+    assert calls.made == ["a", "b", "a"]
+
+
+async def test_who_leaves_a_shared_call_does_not_end_it_for_the_others() -> None:
+    calls = Calls()
+    merger = Merger[str, str](calls.shout)
+    first, second = (asyncio.create_task(merger.ask("a")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    calls.gate.set()
+    assert await second == "A"
+    assert calls.made == ["a"]
+
+
+async def test_a_shared_call_that_fails_fails_for_all_and_the_next_is_made_anew() -> None:
+    calls = Calls()
+    calls.error = ConnectionError()
+    merger = Merger[str, str](calls.shout)
+    waiting = [asyncio.create_task(merger.ask("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    calls.gate.set()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [ConnectionError] * 3
+    calls.error = None
+    assert await merger.ask("a") == "A"
+
+
+class Calls:
+    """Calls that wait for the gate."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.gate = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def shout(self, item: str) -> str:
+        self.made.append(item)
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return item.upper()

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -256,3 +256,22 @@ async def test_what_an_alert_watches_is_there_before_anything_happens(servers: S
     async with listening(servers, name):
         assert sample("callboard_dead_letters_total", service=name) == 0
         assert sample("callboard_events_handled_total", service=name, subject=RankChanged.SUBJECT) >= 0
+
+
+async def test_many_replicas_have_their_hands_full_at_the_same_time(servers: Servers) -> None:
+    name = next(NAMES)
+    async with AsyncExitStack() as stack:
+        replicas = [await stack.enter_async_context(listening(servers, name)) for _ in range(6)]
+        for replica in replicas:
+            replica.is_held = True
+        client = await nats.connect(servers.nats_url)
+        stack.push_async_callback(client.close)
+
+        async def are_busy() -> bool:
+            consumer = await client.jetstream().consumer_info(STREAM, name)
+            return consumer.num_ack_pending is not None and consumer.num_ack_pending > 1_000
+
+        await replicas[0].tell(*(changed(unique_id()) for _ in range(2_000)))
+        await wait_until(are_busy, 30)
+        for replica in replicas:
+            replica.gate.set()

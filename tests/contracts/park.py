@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ CALLBOARD = Path(sys.executable).with_name("callboard")
 CODES = ("char", "tot", "mtp", "btmr", "rnrc")
 QUESTIONS = ("q1", "q2", "q3", "q4")
 PEOPLE_PER_RANK = 150
+MANY_WRONG_KEYS = {'wrong_keys_per_address = "60/min"': 'wrong_keys_per_address = "60000/min"'}
+"""A change of `callboard.toml` that these tests need, as they try many."""
 
 NOT_FOUND = '{"status":"error","message":"not found"}'
 INVALID_KEY = '{"status":"error","message":"invalid key"}'
@@ -46,13 +48,14 @@ Params = Mapping[str, object] | Sequence[tuple[str, object]]
 
 @dataclass
 class Park:
-    """One running Callboard. `secrets` is what must never stand in a log."""
+    """One running Callboard. `secrets` is what must never stand in a log, `network` where these tests call from."""
 
     form: str
     data_dir: Path
     url: str
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | None
     client: httpx.AsyncClient
+    network: str = "127.0.0.0/8"
     keys: dict[str, str] = field(default_factory=dict)
     secrets: set[str] = field(default_factory=set)
     _people: dict[Rank, list[Person]] = field(default_factory=dict)
@@ -122,10 +125,14 @@ class Park:
         carried = [(name.encode(), value) for name, value in given]
         if key is not None:
             carried.append((b"x-api-key", key.encode()))
-        response = await self.client.request(method, path, params=sent or None, headers=carried, **body)
+        response = await self.send(method, path, params=sent or None, headers=carried, **body)
         check(response)
         assert not [key for key in self.keys.values() if key in response.text]
         return response
+
+    async def send(self, method: str, path: str, **how: Any) -> httpx.Response:
+        """The answer to one request."""
+        return await self.client.request(method, path, **how)
 
     async def connect(self, user: object, place: object = 1001, **changes: Any) -> httpx.Response:
         """GET /connect from a Roblox server of that place."""
@@ -267,6 +274,7 @@ class Park:
     async def stop(self) -> None:
         """Stop by SIGTERM, as a machine that shuts down does; it must end well and leave nothing running."""
         await self.client.aclose()
+        assert self.process
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -280,18 +288,31 @@ class Park:
                     one.kill()
 
 
-async def open_park(folder: Path, *options: str, form: str, config: Path, path: str = "") -> Park:
+async def open_park(
+    folder: Path,
+    *options: str,
+    form: str,
+    config: Path,
+    path: str = "",
+    variables: Mapping[str, str] | None = None,
+    kind: Callable[..., Park] = Park,
+) -> Park:
     """Start `callboard up` in an empty folder and return once it serves; `path` is where plugins are."""
     port = free_port()
     data_dir = folder / "data"
     command = ("up", "--data-dir", str(data_dir), "--port", str(port), "--config", str(config), *options)
     with (folder / "up.txt").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            CALLBOARD, *command, cwd=ROOT, env=environment(path), stdout=output, stderr=output
+            CALLBOARD,
+            *command,
+            cwd=ROOT,
+            env=environment(path) | dict(variables or {}),
+            stdout=output,
+            stderr=output,
         )
     url = f"http://127.0.0.1:{port}"
     client = httpx.AsyncClient(base_url=url, timeout=20, trust_env=False)
-    park = Park(form, data_dir, url, process, client)
+    park = kind(form, data_dir, url, process, client)
 
     async def serves() -> bool:
         assert process.returncode is None, (folder / "up.txt").read_text("utf-8")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import pytest
 
 from gateway.routes import load_routes
-from tests.architecture.repository import SERVICES, module
+from tests.architecture.repository import module
 from tests.fuzz.conftest import url_of
 from tests.fuzz.fuzzing import Values, fuzz
-from tests.support.machine import Machine
+from tests.support.machine import SERVICES, Machine
 
 SCOPES = ("roblox", "discord", "operator")
 ROUTES = {f"{route.method} {route.path}": route for route in load_routes().all}

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.architecture.repository import SERVICES
 from tests.fuzz.conftest import url_of
-from tests.support.machine import Machine
+from tests.support.machine import SERVICES, Machine
 
 SAMPLES = {
     "id": "1",

@@ -149,11 +149,18 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: ASGIApp, http: type[asyncio.Protocol] = ClientConnection) -> AsyncIterator[str]:
-    """The app behind a port of its own, over HTTP; answers its URL."""
+async def served(
+    app: ASGIApp,
+    http: type[asyncio.Protocol] = ClientConnection,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> AsyncIterator[str]:
+    """The app behind a port of its own, or a given one, over HTTP; answers its URL."""
     config = uvicorn.Config(
         app,
-        port=0,
+        host=host,
+        port=port,
         http=http,
         ws="none",
         log_config=None,
@@ -165,8 +172,7 @@ async def served(app: ASGIApp, http: type[asyncio.Protocol] = ClientConnection) 
     task = asyncio.create_task(server.serve())
     try:
         await wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://{host}:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         server.force_exit = True

@@ -125,6 +125,19 @@ async def test_a_service_that_cannot_be_reached_is_503_and_to_be_tried_again(ser
         assert response.headers["Retry-After"] == "1"
 
 
+async def test_a_replica_with_another_token_is_passed_over_and_never_told_of(servers: Servers) -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with answering(refuse) as (other, _), served(Echo("one")) as one:
+        async with in_front_of(servers, route(), [other, one]) as client:
+            for _ in range(4):
+                assert (await client.post("/it")).status_code == 200
+        async with in_front_of(servers, route(), [other]) as client:
+            assert (await client.post("/it")).status_code == 503
+
+
 async def test_a_service_that_is_named_nowhere_is_looked_for_under_its_name(servers: Servers) -> None:
     nowhere = Route(method="GET", path="/it", service="no-such-service", anyone=True)
     async with in_front_of(servers, nowhere) as client:

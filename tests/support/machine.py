@@ -32,6 +32,8 @@ from tests.support import ROOT, Servers, settings, unique_id, wait_until
 
 SERVERS = ("mongod", "nats-server")
 SERVICES = ("accounts", "certifications", "applications", "shifts")
+"""Those that answer requests."""
+
 START_SECONDS = 60.0
 """A limit that a busy machine does not reach."""
 

@@ -46,12 +46,17 @@ class Lost(Exception):
 
 
 class Client:
-    """Sends requests to one base URL. Made and closed while the event loop runs."""
+    """Sends requests to one base URL, at one `address` of those that its host stands for, where one is given.
 
-    def __init__(self, url: str) -> None:
+    Made and closed while the event loop runs.
+    """
+
+    def __init__(self, url: str, address: str | None = None) -> None:
         parts = urlsplit(url)
+        host = parts.hostname or ""
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._address = (parts.hostname or "", parts.port or (443 if self._tls else 80))
+        self._server_name = host if self._tls else None
+        self._address = (address or host, parts.port or (443 if self._tls else 80))
         self._host = b"host: " + parts.netloc.encode()
         self._loop = asyncio.get_running_loop()
         self._places = asyncio.Semaphore(MOST_CONNECTIONS)
@@ -126,8 +131,9 @@ class Client:
         async with asyncio.timeout_at(deadline):
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    connect = self._loop.create_connection(_Connection, *self._address, ssl=self._tls)
-                    _, connection = await connect
+                    _, connection = await self._loop.create_connection(
+                        _Connection, *self._address, ssl=self._tls, server_hostname=self._server_name
+                    )
             except (OSError, UnicodeError) as error:  # a time-out is the one, no name to look up the other
                 raise NotConnected from error
         if self._is_closed or not connection.is_open:

@@ -2,10 +2,13 @@
 
 import asyncio
 import itertools
+import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message
@@ -23,6 +26,11 @@ from gateway.settings import GatewaySettings
 MOST_UNDER_WAY = 1024
 """Requests to a service of the same process; the next is refused at once rather than kept waiting."""
 _LOOK_SECONDS = 0.1
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""How often it is asked which addresses the name of a service stands for."""
+LONGEST_LOOK_SECONDS = 1.0
+"""Beyond this, a request goes to those that were there before."""
 
 _NOT_ANSWERED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -85,7 +93,7 @@ class Upstreams:
         target = request.path.encode() + (b"?" + request.query if request.query else b"")
         deadline = asyncio.get_running_loop().time() + request.seconds
         was_sent = False
-        for replica in replicas.in_turn():
+        for replica in await replicas.in_turn():
             if not replica.breaker.lets_pass():
                 continue
             try:
@@ -111,7 +119,10 @@ class Upstreams:
                 replica.breaker.note_answer()
                 if is_last:
                     replica.leaving_until = time.monotonic() + DRAIN_SECONDS
-                return Answer(status, _passed_on(answered), body)
+                # 401 means that our token is not its own, as while one is replaced: it did nothing, and it is not
+                # for the caller, who has a key.
+                if status != 401:
+                    return Answer(status, _passed_on(answered), body)
         raise UpstreamLost(service) if was_sent else Unavailable(service)
 
 
@@ -161,34 +172,65 @@ class _LocalService:
 class _Replica:
     """One address of a service. When it stops, it says so in its answers: `leaving_until` then, it comes last."""
 
-    def __init__(self, url: str) -> None:
-        self.client = Client(url)
+    def __init__(self, url: str, address: str) -> None:
+        self.address = address
+        self.client = Client(url, address)
         self.breaker = Breaker()
         self.leaving_until = 0.0
 
 
 class _Replicas:
-    """Where a service listens: each address gets its turn to be the first to be tried."""
+    """Where a service listens: each address gets its turn to be the first to be tried.
+
+    A name may stand for several addresses, which come and go: of containers, or of pods behind a headless
+    Service. The system sorts them the same way each time, so whoever connects by name calls one of them only.
+    """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._all = [_Replica(url) for url in urls]
+        self._found: dict[str, list[_Replica]] = {url: [] for url in urls}
+        self._all: list[_Replica] = []
         self._turn = itertools.count()
+        self._next_look = 0.0
+        self._looking: asyncio.Task[None] | None = None
 
-    def in_turn(self) -> Sequence[_Replica]:
+    async def in_turn(self) -> Sequence[_Replica]:
         """Every replica once; the only one twice, as a service that restarts closes its connections."""
+        now = time.monotonic()
+        if now >= self._next_look or not self._all:
+            self._next_look = now + SECONDS_BETWEEN_LOOKS
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_up())
+            await asyncio.wait([self._looking], timeout=LONGEST_LOOK_SECONDS)
         if len(self._all) == 1:
             return self._all * 2
-        first = next(self._turn) % len(self._all)
+        first = next(self._turn) % max(1, len(self._all))
         replicas = [*self._all[first:], *self._all[:first]]
         # No request should reach one just when it stops listening.
-        now = time.monotonic()
         replicas.sort(key=lambda replica: replica.leaving_until > now)
         return replicas
 
+    async def _look_up(self) -> None:
+        """Find who is there now. Who was there before is kept, and all of a name that cannot be looked up."""
+        for url, known in self._found.items():
+            there = {replica.address: replica for replica in known}
+            with suppress(OSError, UnicodeError):
+                addresses = await _addresses(url)
+                self._found[url] = [there.get(address) or _Replica(url, address) for address in addresses]
+        self._all = [replica for found in self._found.values() for replica in found]
+
     def close(self) -> None:
-        """Close the connections to all of them."""
+        """Close the connections to all of them. Those to others ended when they had been idle for long enough."""
+        if self._looking is not None:
+            self._looking.cancel()
         for replica in self._all:
             replica.client.close()
+
+
+async def _addresses(url: str) -> list[str]:
+    """What the host of the URL stands for. Raises OSError and UnicodeError."""
+    host = urlsplit(url).hostname
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return sorted({str(address[0]) for *_, address in found})
 
 
 @lru_cache

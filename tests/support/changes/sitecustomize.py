@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-_SERVICES = ("accounts", "certifications", "applications", "shifts")
+_SERVICES = ("accounts", "certifications", "applications", "shifts", "notifications")
 _PROCESSES = {f"{service}.main": service for service in _SERVICES} | {"callboard.one_process": "callboard"}
 
 

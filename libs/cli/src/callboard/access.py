@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from callboard.databases import DATABASES
 from callboard.errors import CommandError
 from callboard.system import SECRETS
-from common.mongo import Database, connect
+from common.mongo import Database, connect, shared_client
 from common.settings import Settings, read_settings
 
 _DEFAULT_DATA_DIR = Path(".callboard")
@@ -49,3 +50,10 @@ async def open_database(settings: Settings, name: str) -> AsyncIterator[Database
     client, database = connect(settings, name)
     async with client:
         yield database
+
+
+@asynccontextmanager
+async def open_databases(settings: Settings) -> AsyncIterator[dict[str, Database]]:
+    """The databases of all services and the gateway by name, all of one client."""
+    async with shared_client(settings, "callboard"), AsyncExitStack() as stack:
+        yield {name: await stack.enter_async_context(open_database(settings, name)) for name in DATABASES}

@@ -44,18 +44,29 @@ class Options:
 
 def plan(options: Options, data_dir: Path) -> list[Stage]:
     """All components; their files and secrets are written into the data folder. Raises CommandError."""
-    servers, urls = [], {"mongo_url": options.mongo_url, "nats_url": options.nats_url}
-    for name, set_up in (("mongo_url", mongod), ("nats_url", nats_server)):
-        if urls[name] is None:
-            server = set_up(data_dir)
-            urls[name] = server.url
-            servers.append(Component(server.name, server.command, server.port, _SERVERS, _environment()))
-    env = _environment() | _settings(options, data_dir, {name: url for name, url in urls.items() if url})
+    servers, env = plan_servers(options, data_dir)
     return (
         _processes(options, data_dir, servers, env)
         if options.processes
         else _one_process(options, data_dir, servers, env)
     )
+
+
+def plan_servers(options: Options, data_dir: Path) -> tuple[Stage, dict[str, str]]:
+    """MongoDB and NATS, but for those that are given, and the environment of all that uses them.
+
+    Their files and secrets are written into the data folder. Raises CommandError.
+    """
+    servers, urls = [], {"mongo_url": options.mongo_url, "nats_url": options.nats_url}
+    for name, set_up in (("mongo_url", mongod), ("nats_url", nats_server)):
+        if urls[name] is None:
+            server = set_up(data_dir)
+            urls[name] = server.url
+            # They need no setting of ours, and a plugin's secret may be among those.
+            env = {name: value for name, value in os.environ.items() if not name.startswith("CALLBOARD_")}
+            servers.append(Component(server.name, server.command, server.port, _SERVERS, env))
+    env = _environment() | _settings(options, data_dir, {name: url for name, url in urls.items() if url})
+    return servers, env
 
 
 def _one_process(options: Options, data_dir: Path, servers: Stage, env: dict[str, str]) -> list[Stage]:
@@ -119,12 +130,14 @@ def _settings(options: Options, data_dir: Path, urls: Mapping[str, str]) -> dict
         write_private(token, secrets.token_urlsafe(32))
     for name, url in urls.items():
         write_private(folder / f"callboard_{name}", url)
+    public_url = os.environ.get("CALLBOARD_PUBLIC_URL", options.url)
     # The other commands find the configuration of the running system here.
     write_private(folder / "callboard_config", str(options.config.resolve()))
+    write_private(folder / "callboard_public_url", public_url)
     return {
         "CALLBOARD_SECRETS_DIR": str(folder),
         "CALLBOARD_CONFIG": str(options.config),
-        "CALLBOARD_PUBLIC_URL": os.environ.get("CALLBOARD_PUBLIC_URL", options.url),
+        "CALLBOARD_PUBLIC_URL": public_url,
     }
 
 

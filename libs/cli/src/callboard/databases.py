@@ -7,7 +7,7 @@ from importlib import import_module
 import pymongo
 
 from callboard.system import SERVICES
-from common.mongo import Collection, connect, migrate
+from common.mongo import RESTORING, Collection, Database, connect, migrate
 from common.settings import Settings
 
 _SECONDS = 3600.0
@@ -34,3 +34,9 @@ async def migrate_database(settings: Settings, name: str) -> None:
 async def migrate_all(settings: Settings) -> None:
     """Bring every database up to date. Safe to repeat."""
     await asyncio.gather(*(migrate_database(settings, name) for name in DATABASES))
+
+
+async def present_collections(database: Database) -> list[str]:
+    """Every collection that there is, but for MongoDB's own and the mark of a restore."""
+    names = await database.list_collection_names(filter={"type": "collection"})
+    return sorted(name for name in names if name != RESTORING and not name.startswith("system."))

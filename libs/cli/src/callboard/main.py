@@ -1,35 +1,32 @@
 """The operator's command: each function here reads its options, calls what does the work, and shows it."""
 
-import json
 import re
-import sys
-from collections.abc import Coroutine
 from dataclasses import asdict
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from callboard.components import Options
 from callboard.errors import CommandError
+from callboard.key_commands import keys_app
 from callboard.system import SERVICES
+from callboard.terminal import (
+    AsJson,
+    DataDir,
+    moment,
+    progress,
+    run,
+    settings,
+    show_json,
+    shown,
+    table_of,
+    told,
+)
 from common.errors import ConfigurationError
-from common.group import parse_duration
-
-if TYPE_CHECKING:  # what a command needs is imported when it runs: `up` starts sooner and stays small
-    from common.settings import Settings
-
-T = TypeVar("T")
-
-# Where nobody looks at it, a table may be as wide as it is.
-shown = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-told = Console(stderr=True, highlight=False)
 
 
 class _Commands(TyperGroup):
@@ -43,8 +40,9 @@ class _Commands(TyperGroup):
         except Exception as error:
             if not type(error).__module__.startswith("pymongo"):
                 raise
+            first_line = str(error).partition("\n")[0][:200]
             typer.echo(
-                f"MongoDB does not answer as it should; is Callboard running? ({_first_line(error)})",
+                f"MongoDB does not answer as it should; is Callboard running? ({first_line})",
                 err=True,
             )
         raise typer.Exit(1)
@@ -57,27 +55,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="The keys of games, bots and operators.", no_args_is_help=True)
 people_app = typer.Typer(help="The people that the local plugins know.", no_args_is_help=True)
 letters_app = typer.Typer(help="Events that a service gave up on.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(people_app, name="people")
 app.add_typer(letters_app, name="dead-letters")
-
-
-class Scope(StrEnum):
-    """Who a key is for."""
-
-    roblox = "roblox"
-    discord = "discord"
-    operator = "operator"
-
-
-def _duration(given: str | timedelta) -> timedelta:
-    try:
-        return parse_duration(given)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def _replicas(text: str) -> tuple[str, int]:
@@ -87,15 +69,6 @@ def _replicas(text: str) -> tuple[str, int]:
             f"expected a service and a number, such as shifts=2; services: {', '.join(SERVICES)}"
         )
     return found[1], int(found[2])
-
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="The system's data folder; without it, what CALLBOARD_* variables say, else .callboard."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 
 @app.command()
@@ -131,11 +104,11 @@ def up(
     ] = None,
 ) -> None:
     """Run everything on this machine until Ctrl-C."""
-    from callboard.up import up as run
+    from callboard.up import up as start
 
     if replicas and not processes:
         raise CommandError("--replicas needs --processes: in one process there is one of each service.")
-    run(
+    start(
         Options(
             data_dir=data_dir,
             config=config,
@@ -152,92 +125,6 @@ def up(
     )
 
 
-@keys_app.command("create")
-def keys_create(
-    name: Annotated[str, typer.Argument(help="What logs and records will call the key.")],
-    scope: Annotated[Scope, typer.Option(help="Who the key is for.")],
-    place: Annotated[
-        list[int] | None, typer.Option(metavar="ID", help="Only for this place; repeatable.")
-    ] = None,
-    network: Annotated[
-        list[str] | None, typer.Option(metavar="CIDR", help="Only from this network; repeatable.")
-    ] = None,
-    expires: Annotated[
-        timedelta | None, typer.Option(parser=_duration, metavar="90d", help="How long it is valid.")
-    ] = None,
-    rate: Annotated[
-        str | None, typer.Option(metavar="500/min", help="How many requests it may make.")
-    ] = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key. It is shown once."""
-    from callboard import keys
-
-    key = _run(
-        keys.create(
-            _settings(data_dir),
-            name,
-            scope.value,
-            places=place or (),
-            networks=network or (),
-            lifetime=expires,
-            rate=rate,
-        )
-    )
-    _show_key(name, key, as_json)
-
-
-@keys_app.command("list")
-def keys_list(as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """List the keys: all but the keys themselves, which nobody can read again."""
-    from callboard import keys
-
-    found = _run(keys.all_keys(_settings(data_dir)))
-    if as_json:
-        _show_json([{**key.model_dump(mode="json"), "state": keys.state(key)} for key in found])
-        return
-    table = _table("name", "key", "scope", "state", "places", "networks", "rate", "expires", "last used")
-    for key in found:
-        table.add_row(
-            key.name,
-            f"{key.prefix}…",
-            key.scope,
-            keys.state(key),
-            ", ".join(map(str, sorted(key.places))) or "all",
-            ", ".join(map(str, key.networks)) or "all",
-            key.rate or "default",
-            _moment(key.expires_at),
-            _moment(key.last_used_at),
-        )
-    shown.print(table)
-
-
-@keys_app.command("rotate")
-def keys_rotate(
-    name: str,
-    overlap: Annotated[
-        timedelta,
-        typer.Option(parser=_duration, metavar="24h", help="How long the old key stays valid."),
-    ] = timedelta(hours=24),
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key's successor. It is shown once."""
-    from callboard import keys
-
-    _show_key(name, _run(keys.rotate(_settings(data_dir), name, overlap)), as_json)
-
-
-@keys_app.command("revoke")
-def keys_revoke(name: str, data_dir: DataDir = None) -> None:
-    """Let a key open nothing any more."""
-    from callboard import keys
-
-    _run(keys.revoke(_settings(data_dir), name))
-    told.print(f"{name} opens nothing any more.")
-
-
 @people_app.command("import")
 def people_import(
     file: Annotated[
@@ -248,7 +135,7 @@ def people_import(
     """Add or change people for the local identity and ranking plugins."""
     from callboard.people import import_file
 
-    told.print(f"People imported: {_run(import_file(_settings(data_dir), file))}.")
+    told.print(f"People imported: {run(import_file(settings(data_dir), file))}.")
 
 
 @app.command()
@@ -278,12 +165,70 @@ def verify(
             )
             progress.update(task, completed=done, total=max(done, total))
 
-        report = _run(verifying.verify(_settings(data_dir), advance, repair=repair))
+        report = run(verifying.verify(settings(data_dir), advance, repair=repair))
     if as_json:
-        _show_json(report.to_json())
+        show_json(report.to_json())
     else:
         typer.echo("\n".join(report.sentences()))
     raise typer.Exit(0 if report.is_good else 1)
+
+
+@app.command()
+def backup(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A new file; - for standard output.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write all databases as they are now into one file, while Callboard runs."""
+    from callboard.backup import backup as write
+    from callboard.backup_file import new_file
+
+    with new_file(file) as target, progress("Backing up") as advance:
+        held = run(write(settings(data_dir), target, advance))
+    told.print(f"Backed up {held}.", soft_wrap=True)
+
+
+@app.command()
+def restore(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="A backup; - for standard input.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Bring a backup back into an empty system that does not run."""
+    from contextlib import nullcontext
+
+    from callboard.access import data_dir_of
+    from callboard.backup_file import present_file
+    from callboard.restore import restore as read
+    from callboard.restore import stopped_system
+
+    folder = data_dir_of(data_dir)
+    system = stopped_system(folder) if folder else nullcontext(settings(None))
+    with present_file(file) as source, progress("Restoring") as advance:
+        held = run(read(system, source, advance))
+    told.print(f"Restored {held}. Start Callboard; then run `callboard verify --repair`.", soft_wrap=True)
+
+
+@app.command()
+def sync(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Read every member's rank again now, where ranks are kept elsewhere, and wait until it is done."""
+    from accounts.models import Sync
+    from callboard.sync import sync as follow
+
+    with told.status("Waiting for accounts") as line:
+
+        def advance(state: Sync) -> None:
+            if state.began_at is not None:
+                trouble = f"; waits: {state.trouble}" if state.trouble else ""
+                line.update(f"{state.seen} members seen, {state.changed} ranks changed{trouble}")
+
+        done = run(follow(settings(data_dir), advance))
+    if as_json:
+        show_json(done.model_dump(mode="json"))
+        return
+    typer.echo(f"{done.seen} members seen, {done.changed} ranks changed.")
+    if done.missed:
+        typer.echo(
+            f"The list of members lacked {done.missed} who are members; their ranks were read one by one."
+        )
 
 
 @letters_app.command("list")
@@ -292,11 +237,11 @@ def letters_list(data_dir: DataDir = None) -> None:
     from callboard.dead_letters import DeadLetter, dead_letters
 
     async def collect() -> list[DeadLetter]:
-        return [letter async for letter in dead_letters(_settings(data_dir))]
+        return [letter async for letter in dead_letters(settings(data_dir))]
 
-    table = _table("service", "event", "subject", "at", "reason")
-    for letter in _run(collect()):
-        table.add_row(letter.service, letter.id, letter.subject, _moment(letter.at), letter.reason)
+    table = table_of("service", "event", "subject", "at", "reason")
+    for letter in run(collect()):
+        table.add_row(letter.service, letter.id, letter.subject, moment(letter.at), letter.reason)
     shown.print(table if table.rows else "There are no dead letters.")
 
 
@@ -305,7 +250,7 @@ def letters_replay(data_dir: DataDir = None) -> None:
     """Send these events again, once the cause is mended."""
     from callboard.dead_letters import replay
 
-    told.print(f"Events sent again: {_run(replay(_settings(data_dir)))}.")
+    told.print(f"Events sent again: {run(replay(settings(data_dir)))}.")
 
 
 @app.command()
@@ -333,8 +278,33 @@ def migrate(data_dir: DataDir = None) -> None:
     """Bring the databases of all services up to date."""
     from callboard.databases import migrate_all
 
-    _run(migrate_all(_settings(data_dir)))
+    run(migrate_all(settings(data_dir)))
     told.print("The databases are up to date.")
+
+
+@app.command()
+def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Check the configuration against the real services, and say how to mend what is wrong; status 1 then."""
+    from callboard.doctor import examine, verdict
+    from common.plugins import Finding
+
+    styles = {"right": "green", "warning": "yellow", "wrong": "bold red"}
+    found: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        found.append(finding)
+        if not as_json:
+            word = verdict(finding)
+            shown.print(Text.assemble((f"{word:<9}", styles[word]), finding.what), soft_wrap=True)
+            if finding.mend:
+                shown.print(Text(f"{'':<9}{finding.mend}"), soft_wrap=True)
+
+    run(examine(data_dir, tell))
+    is_good = all(finding.is_right for finding in found)
+    if as_json:
+        lines = [{"verdict": verdict(one), "what": one.what, "mend": one.mend} for one in found]
+        show_json({"ok": is_good, "lines": lines})
+    raise typer.Exit(0 if is_good else 1)
 
 
 @app.command()
@@ -343,11 +313,11 @@ def status(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     from callboard.access import data_dir_of
     from callboard.status import status as ask
 
-    found = _run(ask(_settings(data_dir), data_dir_of(data_dir)))
+    found = run(ask(settings(data_dir), data_dir_of(data_dir)))
     if as_json:
-        _show_json({"ok": found.is_good, **asdict(found)})
+        show_json({"ok": found.is_good, **asdict(found)})
     else:
-        table = _table("component", "state", "pid", "port", "memory", "up", "log")
+        table = table_of("component", "state", "pid", "port", "memory", "up", "log")
         for one in found.components:
             table.add_row(
                 one.name,
@@ -362,42 +332,3 @@ def status(as_json: AsJson = False, data_dir: DataDir = None) -> None:
         for what, counts in (("unsent events", found.unsent_events), ("dead letters", found.dead_letters)):
             shown.print(f"{what}: {'MongoDB does not answer' if counts is None else sum(counts.values())}")
     raise typer.Exit(0 if found.is_good else 1)
-
-
-def _settings(data_dir: Path | None) -> "Settings":
-    from callboard.access import find_settings
-
-    return find_settings(data_dir)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    import asyncio
-
-    return asyncio.run(work)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _show_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
-
-
-def _show_key(name: str, key: str, as_json: bool) -> None:
-    if as_json:
-        _show_json({"name": name, "key": key})
-    else:
-        told.print(f"The key {name}; it cannot be shown again:")
-        typer.echo(key)
-
-
-def _moment(moment: datetime | None) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M") if moment else "never"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

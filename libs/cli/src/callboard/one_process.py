@@ -23,6 +23,8 @@ from common.peers import Apps
 from common.settings import Settings, read_settings
 from gateway import main as gateway
 from gateway.settings import GatewaySettings
+from notifications import main as notifications
+from notifications.settings import NotificationsSettings
 from shifts import main as shifts
 from shifts.settings import ShiftsSettings
 
@@ -35,6 +37,7 @@ def create(settings: GatewaySettings, data_dir: Path) -> FastAPI:
         certifications.create(read_settings(CertificationsSettings), apps),
         applications.create(read_settings(ApplicationsSettings), apps),
         shifts.create(read_settings(ShiftsSettings), apps),
+        notifications.create(read_settings(NotificationsSettings), apps),
     ]
     apps.update((service.title, service) for service in services)
     app = gateway.create(settings, apps)

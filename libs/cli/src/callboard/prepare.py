@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pymongo
@@ -21,6 +22,8 @@ from gateway.keys import create_key, list_keys, rotate_key
 from gateway.models import KeyScope
 
 FIRST_KEYS: tuple[KeyScope, ...] = ("roblox", "discord", "operator")
+KEYS_FILE = "keys.env"
+_UNFINISHED = "keys.env.unfinished"
 _MAKER = "callboard up"
 
 
@@ -53,7 +56,7 @@ async def _check(settings: Settings) -> None:
 
 async def _make_first_keys(settings: Settings, data_dir: Path) -> None:
     """Write keys.env once; a start that died while doing so is made good by the next."""
-    file, unfinished = data_dir / "keys.env", data_dir / "keys.env.unfinished"
+    file, unfinished = data_dir / KEYS_FILE, data_dir / _UNFINISHED
     client, database = connect(settings, "gateway")
     async with client:
         present = {key.name for key in await list_keys(database) if key.current}
@@ -69,6 +72,20 @@ async def _make_first_keys(settings: Settings, data_dir: Path) -> None:
             lines.append(f"{name.upper()}_KEY={key}\n")
         write_private(file, "".join(lines))
         unfinished.unlink()
+
+
+async def set_aside_other_keys(settings: Settings, data_dir: Path) -> None:
+    """Rename keys.env if it has keys that the database does not know, and forget a start that died with it."""
+    (data_dir / _UNFINISHED).unlink(missing_ok=True)
+    file = data_dir / KEYS_FILE
+    if not file.exists():
+        return
+    client, database = connect(settings, "gateway")
+    async with client:
+        known = {key.hash for key in await list_keys(database)}
+    given = [line.partition("=")[2] for line in file.read_text("utf-8").splitlines()]
+    if any(key and sha256(key.encode()).digest() not in known for key in given):
+        file.replace(data_dir / f"{KEYS_FILE}.replaced")
 
 
 if __name__ == "__main__":

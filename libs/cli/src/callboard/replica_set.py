@@ -14,13 +14,15 @@ _NOT_AUTHENTICATED = 18
 _ALREADY_INITIALIZED = 23
 
 
-async def prepare_mongod(url: str, seconds: float = 60) -> None:
-    """Wait for a mongod of `servers.mongod` to listen, and make it a primary that knows the user. Safe to repeat.
+async def prepare_mongod(url: str, seconds: float = 60, *, member: str | None = None) -> None:
+    """Wait for a mongod of this machine to listen, and make it a primary that knows the user. Safe to repeat.
 
-    Raises CommandError when that takes too long.
+    `member` is the host and port that others reach it at, where it is not that of `url`. Raises CommandError when
+    that takes too long.
     """
     parts = urlsplit(url)
     address = f"{parts.hostname}:{parts.port}"
+    member = member or address
     try:
         async with asyncio.timeout(seconds):
             while not listens(parts.port or 0):  # noqa: ASYNC110 - it is another process that starts
@@ -34,10 +36,10 @@ async def prepare_mongod(url: str, seconds: float = 60) -> None:
                 except OperationFailure as error:
                     if error.code != _NOT_AUTHENTICATED:
                         raise
-                    await _initiate(address, parts.username or "", parts.password or "")
+                    await _initiate(address, member, parts.username or "", parts.password or "")
                 else:
-                    if config["members"][0]["host"] != address:  # another port than last time
-                        config["members"][0]["host"] = address
+                    if config["members"][0]["host"] != member:  # another port than last time
+                        config["members"][0]["host"] = member
                         config["version"] += 1
                         await client.admin.command("replSetReconfig", config, force=True)
                 await _wait_for_primary(client)
@@ -45,11 +47,11 @@ async def prepare_mongod(url: str, seconds: float = 60) -> None:
         raise CommandError(f"MongoDB did not get ready within {seconds:.0f} s; see mongod.log.") from None
 
 
-async def _initiate(address: str, user: str, password: str) -> None:
+async def _initiate(address: str, member: str, user: str, password: str) -> None:
     """Make the replica set and its first user; a mongod without users lets us, from this machine."""
     client: AsyncMongoClient[Document] = AsyncMongoClient(address, directConnection=True)
     async with client:
-        members = [{"_id": 0, "host": address}]
+        members = [{"_id": 0, "host": member}]
         try:
             await client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
         except OperationFailure as error:

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pymongo
 
-from callboard.access import open_database
+from callboard.access import open_databases
 from callboard.books import (
     Comparison,
     CopiesOfCertifications,
@@ -18,7 +17,6 @@ from callboard.books import (
     Pair,
     TotalsOfLedger,
 )
-from callboard.databases import DATABASES
 from common.bus import DEAD_LETTERS
 from common.outbox import OUTBOX
 from common.settings import Settings
@@ -109,10 +107,7 @@ async def verify(
     Works through the data in order and in batches, so it may be large, and Callboard may be running. With
     `repair`, what can be mended is mended, and all is compared once more; doing so again changes nothing.
     """
-    async with AsyncExitStack() as stack:
-        databases = {
-            name: await stack.enter_async_context(open_database(settings, name)) for name in DATABASES
-        }
+    async with open_databases(settings) as databases:
         for database in databases.values():
             await database.command("ping")  # where MongoDB does not answer, this fails in two seconds
         if not repair:

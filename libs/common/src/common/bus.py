@@ -37,6 +37,8 @@ DEAD_LETTERS = Collection("dead_letters")
 
 ACK_WAIT_SECONDS = 30.0
 BATCH = 256
+MOST_UNACKNOWLEDGED = 32 * BATCH
+"""Of all replicas of a service together; with NATS's own 1,000, a fifth would get nothing."""
 FAILURES_TO_DEAD_LETTER = 10
 _PUBLISH_SECONDS = 2.0
 _PULL_SECONDS = 5.0
@@ -45,7 +47,10 @@ _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
 _LONGEST_PAUSE_SECONDS = 5.0
 
 Handler = Callable[[Any, Sequence[Any]], Awaitable[int]]
-"""Handles a batch of one event class with the service's use cases; answers how many changed nothing."""
+"""Handles a batch of one event class with the service's use cases; answers how many changed nothing.
+
+Raises InvalidEvent where one of them can never be handled.
+"""
 
 
 class Bus:
@@ -213,6 +218,7 @@ class Bus:
                     filter_subjects=sorted(subjects),
                     ack_policy=AckPolicy.EXPLICIT,
                     ack_wait=ACK_WAIT_SECONDS,
+                    max_ack_pending=MOST_UNACKNOWLEDGED,
                     deliver_policy=DeliverPolicy.ALL,
                     max_deliver=-1,
                 ),
@@ -319,6 +325,8 @@ class Consumer:
         elif len(messages) > 1:
             for message in messages:
                 await self._handle(model, [message])
+        elif isinstance(error, InvalidEvent):
+            await self._bury(messages[0], f"invalid: {error}")
         else:
             (message,) = messages
             failures = self._failures[_event_id(message)] = self._failures[_event_id(message)] + 1

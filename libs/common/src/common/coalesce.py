@@ -1,7 +1,8 @@
-"""Requests that share a database round trip.
+"""Requests that share a round trip.
 
 While one batch is on its way to the database, the requests that arrive gather for the next. Under load, the
-cost of a round trip is shared by many; alone, a request waits for nobody.
+cost of a round trip is shared by many; alone, a request waits for nobody. Those that ask another company the
+same thing at once share the answer.
 """
 
 import asyncio
@@ -135,3 +136,29 @@ class Coalescer(Generic[Item, Result]):
     def _impatient(self) -> list[_Entry[Item, Result]]:
         latest = time.monotonic() - _PATIENCE_SECONDS
         return [entry for entry in self._waiting if entry[2] <= latest]
+
+
+class Merger(Generic[Item, Result]):
+    """Runs one call for all who ask for the same item while it is under way.
+
+    The call belongs to none of them: it goes on when one of them leaves, and keeps nobody's deadline.
+    """
+
+    def __init__(self, run: Callable[[Item], Awaitable[Result]]) -> None:
+        self._run = run
+        self._under_way: dict[Item, asyncio.Task[Result]] = {}
+
+    async def ask(self, item: Item) -> Result:
+        """What the call answers or raises."""
+        task = self._under_way.get(item)
+        if task is None:
+            task = self._under_way[item] = asyncio.create_task(self._call(item), context=Context())
+            # Looked at here, should nobody be left to do so.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _call(self, item: Item) -> Result:
+        try:
+            return await self._run(item)
+        finally:
+            del self._under_way[item]

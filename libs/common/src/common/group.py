@@ -129,6 +129,12 @@ class Applications(_Table):
     questions: Mapping[Literal["q1", "q2", "q3", "q4"], str] = Field(default_factory=dict)
 
 
+class Notifications(_Table):
+    """What is worth a message."""
+
+    long_shift_hours: int = Field(8, ge=1, le=24)
+
+
 class Plugins(_Table):
     """The plugins in use, by name, and their options."""
 
@@ -136,6 +142,7 @@ class Plugins(_Table):
     ranking: str = "local"
     documents: str = "store"
     points: str = "per_minute"
+    notify: tuple[str, ...] = ()
     policies: tuple[str, ...] = Field(("api_key", "roblox_only", "rate_limit"), min_length=1)
     options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
@@ -149,6 +156,7 @@ class Group(_Table):
     points: Points = Points()
     training: Training = Training()
     applications: Applications
+    notifications: Notifications = Notifications()
     plugins: Plugins = Plugins()
 
     @model_validator(mode="after")

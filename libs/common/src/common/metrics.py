@@ -52,4 +52,26 @@ EVENTS_UNCHANGED = Counter(
     ["service"],
 )
 DEAD_LETTERS = Counter("callboard_dead_letters", "Events put into the dead letters.", ["service"])
+NOTIFICATIONS = Counter(
+    "callboard_notifications",
+    "News by what became of them: sent, or expired (a day old before they could be sent).",
+    ["notifier", "outcome"],
+)
+NOTIFIER_REFUSED = Gauge(
+    "callboard_notifier_refused",
+    "1 once a notifier was turned away, and tells nothing until the next start.",
+    ["notifier"],
+)
 SHIFTS_REPEATED = Counter("callboard_shifts_repeated", "Requests that repeated a recorded shift.")
+
+REFRESHES = Counter(
+    "callboard_rank_refreshes",
+    "Ranks and names read again in the background: changed, unchanged, failed, dropped (too many waited).",
+    ["outcome"],
+)
+REFRESHES_WAITING = Gauge(
+    "callboard_rank_refreshes_waiting", "Users whose rank or name waits to be read again."
+)
+SYNC_LATE = Gauge(
+    "callboard_sync_late_seconds", "How much later than ranks.refresh_after says the last sync began."
+)

@@ -21,6 +21,7 @@ PLUGIN_POINTS: Mapping[str, str] = {
     "callboard.ranking": "read and set a member's group rank (accounts)",
     "callboard.documents": "where an application's text is kept, and its public URL (applications)",
     "callboard.points": "credited seconds to points (shifts)",
+    "callboard.notify": "who is told what happened (notifications)",
     "callboard.policies": "may this request pass (gateway)",
 }
 
@@ -42,13 +43,18 @@ class PluginContext:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(("plugins", "options", self.name, *map(str, first["loc"])))
-            raise ConfigurationError(f"callboard.toml: {key}: {first['msg']}.") from error
+            raise ConfigurationError(
+                f"callboard.toml: {key}: {first['msg'].removeprefix('Value error, ')}."
+            ) from error
 
     def secret(self, name: str) -> SecretStr:
         """The secret `CALLBOARD_<NAME>`, which stands in no configuration file. Raises ConfigurationError."""
         value = read_secret(name)
         if value is None:
             raise ConfigurationError(f'CALLBOARD_{name.upper()}: plugin "{self.name}" needs it, found none.')
+        text = value.get_secret_value()
+        if not (text.isascii() and text.isprintable()) or " " in text:  # it goes into a header or a URL
+            raise ConfigurationError(f"CALLBOARD_{name.upper()}: expected letters, digits and signs only.")
         return value
 
 
@@ -69,7 +75,10 @@ def load(point: str, name: str, group: Group, database: Database) -> Any:
 
 
 class Finding(NamedTuple):
-    """One line of `callboard doctor`: what was looked at, and how to mend it where it is wrong."""
+    """One line of `callboard doctor`: a sentence, and how to mend what is wrong.
+
+    What is right, and says how to mend something, is a warning.
+    """
 
     is_right: bool
     what: str

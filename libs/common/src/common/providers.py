@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import random
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from functools import cache
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -17,6 +19,10 @@ from common.errors import Unavailable
 from common.metrics import PROVIDER_SECONDS
 
 logger = logging.getLogger(__name__)
+
+for _name in ("httpx", "httpcore"):
+    # They log whole URLs, and httpcore every header: a key may stand in either.
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 LARGEST_ANSWER = 1 << 20
 """Bytes of a provider's answer, unpacked; their pages of a hundred members have a fraction of that."""
@@ -42,47 +48,58 @@ class Urgency(IntEnum):
 
 
 class Budget:
-    """How many calls may be made each minute: a bucket that holds those of five seconds."""
+    """How many calls may be made in any minute, and no more than what the provider itself says is left.
 
-    def __init__(self, per_minute: float) -> None:
-        self._per_second = per_minute / 60
-        self._most = max(1.0, self._per_second * _BURST_SECONDS)
+    A bucket that holds the calls of five seconds, so that a few at once need not wait. `longest_pause` is how
+    many seconds the provider is believed that it wants to be left alone.
+    """
+
+    def __init__(self, per_minute: float, longest_pause: float = _LONGEST_PAUSE_SECONDS) -> None:
+        self._longest_pause = longest_pause
+        self._most = max(1.0, per_minute * _BURST_SECONDS / (60 + _BURST_SECONDS))
+        self._per_second = (per_minute - self._most) / 60
+        if self._per_second <= 0:
+            raise ValueError("expected more than one call a minute")
         self._left = self._most
         self._counted_at = time.monotonic()
+        self._told_limit = self._told_left = float("inf")
+        self._told_until = 0.0
         self._paused_until = 0.0
 
     async def take(self, urgency: Urgency, deadline: float) -> None:
         """Return once a call may be made. Raises TimeoutError at once if none may before `deadline`."""
-        floor = (self._most - 1) * urgency / 10
-        while (wait := self._seconds_until(floor + 1)) > 0:
+        while (wait := self._seconds_until(urgency)) > 0:
             if time.monotonic() + wait > deadline:
                 raise TimeoutError
             await asyncio.sleep(wait)
         self._left -= 1
+        self._told_left -= 1
 
     def pause(self, seconds: float) -> None:
         """Make no call for this long: the provider said so."""
-        self._paused_until = time.monotonic() + min(seconds, _LONGEST_PAUSE_SECONDS)
+        until = time.monotonic() + min(seconds, self._longest_pause)
+        self._paused_until = max(self._paused_until, until)
 
     def heed(self, headers: Mapping[str, str]) -> None:
-        """Keep to what the answer's headers say is left."""
+        """Keep to what the answer's headers say is left, for as long as they say it."""
         remaining = _number(headers.get("x-ratelimit-remaining"))
-        if remaining is None:
+        seconds = _seconds_told(headers, _RESET)
+        if remaining is None or seconds is None:
             return
-        if remaining < 1:
-            self.pause(_seconds_told(headers, _RESET) or 0)
-        self._refill()
-        self._left = min(self._left, remaining)
+        self._told_limit = _number(headers.get("x-ratelimit-limit")) or float("inf")
+        now = time.monotonic()
+        # Answers overtake each other, and calls under way are not counted yet: the least is right.
+        self._told_left = remaining if now >= self._told_until else min(self._told_left, remaining)
+        self._told_until = now + min(seconds, self._longest_pause)
 
-    def _seconds_until(self, wanted: float) -> float:
-        self._refill()
-        paused = self._paused_until - time.monotonic()
-        return max(paused, (wanted - self._left) / self._per_second)
-
-    def _refill(self) -> None:
+    def _seconds_until(self, urgency: Urgency) -> float:
         now = time.monotonic()
         self._left = min(self._most, self._left + (now - self._counted_at) * self._per_second)
         self._counted_at = now
+        wanted = 1 + (self._most - 1) * urgency / 10
+        told_wanted = 1 + (min(self._most, self._told_limit) - 1) * urgency / 10
+        told = self._told_until - now if self._told_left < told_wanted else 0.0
+        return max(self._paused_until - now, told, (wanted - self._left) / self._per_second)
 
 
 class Answer(NamedTuple):
@@ -103,6 +120,7 @@ class Provider:
             base_url=url,
             headers={"User-Agent": "Callboard", **(headers or {})},
             limits=httpx.Limits(max_connections=50),
+            verify=_certificates(),
         )
 
     async def __aenter__(self) -> Self:
@@ -111,6 +129,10 @@ class Provider:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End its connections."""
         await self._client.aclose()
 
     async def call(
@@ -126,26 +148,32 @@ class Provider:
     ) -> Answer:
         """The answer to a request; `how` is what httpx takes (`params`, `json`, `data`).
 
-        What fails on the way or at the provider (5xx, 429) is tried again while `seconds` last, so a call
-        that must not be made twice says `attempts=1`. Answers of 2xx and 4xx are the caller's to judge.
-        Raises Unavailable.
+        What fails on the way or at the provider (5xx, 429, a redirect) is tried again while `seconds` last,
+        so a call that must not be made twice says `attempts=1`. Answers of 2xx and 4xx are the caller's to
+        judge. Raises Unavailable.
         """
-        pause = _FIRST_PAUSE_SECONDS
         deadline = time.monotonic() + seconds
-        try:
-            async with asyncio.timeout(seconds):
-                for attempt in range(attempts):
-                    if attempt:
-                        await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads callers
-                        pause *= 2
-                    await budget.take(urgency, deadline)
-                    if not self._breaker.lets_pass():
-                        break
-                    answer = await self._attempt(method, path, budget, how)
-                    if answer is not None:
-                        return answer
-        except TimeoutError:
-            pass
+        pause = _FIRST_PAUSE_SECONDS
+        for attempt in range(attempts):
+            if attempt:
+                wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - spreads callers
+                if time.monotonic() + wait >= deadline:
+                    break
+                await asyncio.sleep(wait)
+                pause *= 2
+            if not self._breaker.lets_pass():
+                break
+            try:
+                await budget.take(urgency, deadline)
+            except TimeoutError:
+                break
+            # The first attempt leaves time for a second: what hangs often answers when it is asked again.
+            share = 2 if attempt == 0 and attempts > 1 else 1
+            limit = (deadline - time.monotonic()) / share
+            if limit <= 0:
+                break
+            if (answer := await self._attempt(method, path, budget, limit, how)) is not None:
+                return answer
         raise Unavailable(self.name)
 
     def read(self, model: type[M], answer: Answer) -> M:
@@ -158,19 +186,24 @@ class Provider:
             logger.warning("%s answered %d, and %s: %s", self.name, answer.status, where, first["msg"])
             raise Unavailable(self.name) from None
 
-    async def _attempt(self, method: str, path: str, budget: Budget, how: Mapping[str, Any]) -> Answer | None:
+    async def _attempt(
+        self, method: str, path: str, budget: Budget, seconds: float, how: Mapping[str, Any]
+    ) -> Answer | None:
         """One request; None when it failed, and may be tried again."""
         began = time.monotonic()
         outcome = "failed"
         try:
-            async with self._client.stream(method, path, timeout=None, **how) as response:
+            async with (
+                asyncio.timeout(seconds),
+                self._client.stream(method, path, timeout=None, **how) as response,
+            ):
                 budget.heed(response.headers)
                 if response.status_code == 429:
                     outcome = "limited"
                     budget.pause(_seconds_told(response.headers, ("retry-after", *_RESET)) or 1.0)
                     self._breaker.note_answer()
                     return None
-                if response.is_server_error:
+                if response.status_code >= 500 or response.is_redirect:
                     logger.info("%s answered %d", self.name, response.status_code)
                     self._breaker.note_failure()
                     return None
@@ -178,16 +211,21 @@ class Provider:
             outcome = "answered"
             self._breaker.note_answer()
             return answer
-        except (httpx.HTTPError, _TooLarge) as error:
+        except (httpx.HTTPError, _TooLarge, TimeoutError) as error:
             logger.info("%s: %s", self.name, type(error).__name__)
             self._breaker.note_failure()
             return None
-        except asyncio.CancelledError:  # the time is up, or nobody waits any more
+        except asyncio.CancelledError:  # nobody waits any more, which is not the provider's failure
             outcome = "abandoned"
-            self._breaker.note_failure()
             raise
         finally:
             PROVIDER_SECONDS.labels(self.name, outcome).observe(time.monotonic() - began)
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """One for all: to read them takes a tenth of a second each time."""
+    return httpx.create_ssl_context()
 
 
 def _seconds_told(headers: Mapping[str, str], names: Sequence[str]) -> float | None:

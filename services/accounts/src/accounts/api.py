@@ -1,6 +1,6 @@
 """The public routes of accounts."""
 
-from typing import cast
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -12,30 +12,42 @@ from common.app import answer
 from common.errors import UserNotFound, error_responses
 from common.query import query_parameters, read_query
 
+_RANK_AGE = "Callboard-Rank-Age"
+_DESCRIPTION = "seconds since the rank was read; absent where ranks are kept here, and where none is known"
+_WITH_RANK_AGE: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {_RANK_AGE: {"description": _DESCRIPTION, "schema": {"type": "integer", "minimum": 0}}}}
+}
+
 router = APIRouter()
 
 
 @router.get(
     "/connect",
     response_model=ConnectAnswer,
-    responses=error_responses(UnknownPlace),
+    responses=_WITH_RANK_AGE | error_responses(UnknownPlace),
     openapi_extra=query_parameters(ConnectQuery),
 )
 async def connect(request: Request) -> Response:
     """Who is this player, and may they be on this server?"""
     query = read_query(ConnectQuery, request)
-    return answer(await _service(request).connect(query.place, query.id, training=query.training))
+    found, age = await _service(request).connect(query.place, query.id, training=query.training)
+    return answer(found, headers=_age_header(age))
 
 
 @router.get(
     "/profile",
     response_model=ProfileAnswer,
-    responses=error_responses(UserNotFound),
+    responses=_WITH_RANK_AGE | error_responses(UserNotFound),
     openapi_extra=query_parameters(ProfileQuery),
 )
 async def profile(request: Request) -> Response:
     """Points, rank and certifications of a user, by exactly one of id, username and discord."""
-    return answer(await _service(request).profile(read_query(ProfileQuery, request)))
+    found, age = await _service(request).profile(read_query(ProfileQuery, request))
+    return answer(found, headers=_age_header(age))
+
+
+def _age_header(age: int | None) -> dict[str, str] | None:
+    return None if age is None else {_RANK_AGE: str(age)}
 
 
 def _service(request: Request) -> AccountsService:

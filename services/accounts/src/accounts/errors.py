@@ -11,7 +11,10 @@ class UnknownPlace(ServiceError):
 
 
 class RankRefused(ServiceError):
-    """409: the ranking plugin will never set this rank for this user; `reason` says why."""
+    """409: the ranking plugin will never set this rank for this user; `reason` says why.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(409, f"couldn't rank user: {reason}")
+    `discord` tells a moderator what can be done about it.
+    """
+
+    def __init__(self, reason: str, *, discord: str | None = None) -> None:
+        super().__init__(409, f"couldn't rank user: {reason}", discord=discord)

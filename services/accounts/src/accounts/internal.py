@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from accounts.errors import RankRefused
-from accounts.models import MemberAnswer, ProfileQuery, RankRequest
+from accounts.models import MemberAnswer, MemberQuery, RankRequest
 from accounts.service import AccountsService
 from common.app import answer
 from common.errors import InvalidQuery, UserNotFound, error_responses
@@ -19,11 +19,11 @@ router = APIRouter(prefix="/internal")
     "/member",
     response_model=MemberAnswer,
     responses=error_responses(UserNotFound),
-    openapi_extra=query_parameters(ProfileQuery),
+    openapi_extra=query_parameters(MemberQuery),
 )
 async def member(request: Request) -> Response:
     """A user's id, true name and rank, by exactly one of id, username and discord."""
-    return answer(await _service(request).member(read_query(ProfileQuery, request)))
+    return answer(await _service(request).member(read_query(MemberQuery, request)))
 
 
 @router.post(

@@ -1,14 +1,17 @@
 """The accounts service: `python -m accounts.main`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from accounts import api, internal
 from accounts.handlers import HANDLERS
+from accounts.plugins import Identity, OutsideRanking, Ranking
+from accounts.ranks import REFRESHERS, Ranks
 from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService
+from accounts.sync import Walker
 from common.app import Chassis, create_app, run
 from common.peers import Apps
 from common.plugins import load
@@ -41,7 +44,18 @@ async def open_service(chassis: Chassis) -> AsyncIterator[AccountsService]:
     ranking = await chassis.stack.enter_async_context(
         load("callboard.ranking", group.plugins.ranking, group, database)
     )
-    yield AccountsService(group, database, chassis.outbox, identities, ranking)
+    yield await assemble(chassis, identities, ranking)
+
+
+async def assemble(chassis: Chassis, identities: Sequence[Identity], ranking: Ranking) -> AccountsService:
+    """The use cases on these plugins, with the work in the background that belongs to them."""
+    group, database = chassis.group, chassis.database
+    ranks = Ranks(group, database, chassis.outbox, identities, ranking)
+    for _ in range(REFRESHERS):
+        await chassis.background(ranks.keep_young)
+    if isinstance(ranking, OutsideRanking):
+        await chassis.background(Walker(group, database, ranks, ranking).run)
+    return AccountsService(group, database, chassis.outbox, identities, ranks)
 
 
 if __name__ == "__main__":

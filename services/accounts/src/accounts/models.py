@@ -1,5 +1,6 @@
 """Documents, requests and answers of accounts."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
@@ -53,6 +54,12 @@ class ProfileAnswer(BaseModel):
     certifications: list[str]
 
 
+class MemberQuery(ProfileQuery):
+    """The parameters of /internal/member; `fresh` asks for the rank as it is now, wherever it is kept."""
+
+    fresh: Flag = False
+
+
 class MemberAnswer(BaseModel):
     """A user, as the other services need it."""
 
@@ -89,15 +96,20 @@ class HeldCertification(BaseModel):
 
 
 class Account(BaseModel):
-    """The document of one user; `username` and `rankid` are absent until a plugin told them."""
+    """The document of one user; `username` and `rankid` are absent until a plugin told them.
+
+    `username_read_at` and `rank_read_at` say when it last did.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     account: str = Field(validation_alias="_id", coerce_numbers_to_str=False)
     id: int
     username: str | None = None
+    username_read_at: datetime | None = None
     points: int = 0
     rankid: int | None = None
+    rank_read_at: datetime | None = None
     rank_version: int = 0
     certifications: dict[str, HeldCertification] = Field(default_factory=dict)
 
@@ -110,6 +122,39 @@ class Account(BaseModel):
         """The codes of the certifications held, in the order of the configuration."""
         known = self.certifications
         return [code for code in group.certifications if code in known and known[code].held]
+
+
+class CompletedSync(BaseModel):
+    """A walk through all members that came to its end; `missed` are those that the list lacked all the same."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    began_at: datetime
+    finished_at: datetime
+    seen: int
+    changed: int
+    missed: int
+
+
+class Sync(BaseModel):
+    """The document of the walks: the one under way, if `began_at` is there, and the last that was completed.
+
+    `cursor` is where the next page begins, None once there is none. Whoever holds the lease (`claimed_by`,
+    until `claimed_until`) walks on; `trouble` is what keeps it from doing so.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    requested_at: datetime | None = None
+    began_at: datetime | None = None
+    cursor: str | None = None
+    seen: int = 0
+    changed: int = 0
+    missed: int = 0
+    trouble: str | None = None
+    claimed_by: str | None = None
+    claimed_until: datetime | None = None
+    last: CompletedSync | None = None
 
 
 def _username(value: object) -> str:

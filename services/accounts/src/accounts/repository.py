@@ -1,12 +1,21 @@
 """The only MongoDB calls of accounts, and the shape of their collections."""
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, ReplaceOne, UpdateMany, UpdateOne
+from pymongo import (
+    ASCENDING,
+    DESCENDING,
+    IndexModel,
+    InsertOne,
+    ReplaceOne,
+    ReturnDocument,
+    UpdateMany,
+    UpdateOne,
+)
 
-from accounts.models import Account, LocalPerson
+from accounts.models import Account, CompletedSync, LocalPerson, Sync
 from common.bus import DEAD_LETTERS
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.mongo import Collection, Database, Document, Session
@@ -19,6 +28,7 @@ ACCOUNTS = Collection(
     indexes=(
         IndexModel([("id", ASCENDING)], name="one_per_user", unique=True),
         IndexModel([("username_key", ASCENDING), ("_id", DESCENDING)], name="newest_by_username"),
+        IndexModel([("rankid", ASCENDING), ("rank_read_at", ASCENDING)], name="by_rank_and_its_age"),
     ),
     schema={
         "bsonType": "object",
@@ -52,8 +62,36 @@ LEDGER = Collection(
         "properties": {"_id": {"bsonType": "string"}, "user": _WHOLE, "points": _WHOLE},
     },
 )
+SYNCS = Collection("syncs")
+ROBLOX_ROLES = Collection(
+    "roblox_roles",
+    schema={
+        "bsonType": "object",
+        "required": ["_id", "roles"],
+        "properties": {"_id": _WHOLE, "roles": {"bsonType": "object", "additionalProperties": _WHOLE}},
+    },
+)
+LINKS = Collection(
+    "links",
+    indexes=(IndexModel([("read_at", ASCENDING)], name="forget_old", expireAfterSeconds=30 * 86_400),),
+    schema={
+        "bsonType": "object",
+        "required": ["_id", "user", "plugin", "read_at"],
+        "properties": {
+            "_id": _WHOLE,
+            "user": _WHOLE,
+            "plugin": {"bsonType": "string"},
+            "read_at": {"bsonType": "date"},
+        },
+    },
+)
 
-COLLECTIONS = (ACCOUNTS, PEOPLE, LEDGER, OUTBOX, DEAD_LETTERS)
+COLLECTIONS = (ACCOUNTS, PEOPLE, LEDGER, SYNCS, ROBLOX_ROLES, LINKS, OUTBOX, DEAD_LETTERS)
+
+_RANKS = "ranks"
+
+LEASE = timedelta(seconds=30)
+"""How long one step of a walk keeps other replicas away; longer than the step can take."""
 
 
 def username_key(username: str) -> str:
@@ -83,20 +121,40 @@ class Accounts:
     async def adopt_username(self, user: int, username: str) -> None:
         """Note the username of an account that has none yet."""
         await self._accounts.update_one(
-            {"id": user, "username": {"$exists": False}},
-            {"$set": {"username": username, "username_key": username_key(username)}},
+            {"id": user, "username": {"$exists": False}}, {"$set": _named(username, datetime.now(UTC))}
         )
 
-    async def adopt_rank(self, user: int, rankid: int) -> None:
-        """Note the rank of an account that has none yet."""
+    async def note_username(self, account: Account, username: str, read_at: datetime) -> None:
+        """Note what the username was read as, unless it was changed here meanwhile."""
         await self._accounts.update_one(
-            {"id": user, "rankid": {"$exists": False}}, {"$set": {"rankid": rankid}}
+            {"id": account.id, "username": account.username}, {"$set": _named(username, read_at)}
         )
 
-    async def find(self, session: Session, user: int) -> Account | None:
-        """The account, as the transaction sees it."""
-        found = await self._accounts.find_one({"id": user}, session=session)
-        return Account.from_document(found) if found else None
+    async def adopt_ranks(self, users: Sequence[int], rankid: int, read_at: datetime) -> None:
+        """Note a rank of those of these accounts that have none yet."""
+        await self._accounts.update_many(
+            {"id": {"$in": users}, "rankid": {"$exists": False}},
+            {"$set": {"rankid": rankid, "rank_read_at": read_at}},
+        )
+
+    async def confirm_ranks(
+        self, users: Sequence[int], read_at: datetime, session: Session | None = None
+    ) -> None:
+        """Note that the ranks of these accounts were read, and are what is stored."""
+        await self._accounts.update_many(
+            {"id": {"$in": users}}, {"$max": {"rank_read_at": read_at}}, session=session
+        )
+
+    async def ranked_but_unread(self, above: int, since: datetime) -> int | None:
+        """A user whose stored rank is above this one, and was not read since then."""
+        unread = {"rankid": {"$gt": above}, "rank_read_at": {"$not": {"$gte": since}}}
+        found = await self._accounts.find_one(unread, {"id": True})
+        return found["id"] if found else None
+
+    async def find(self, session: Session, users: Sequence[int]) -> dict[int, Account]:
+        """Those of these users that have an account, as the transaction sees it."""
+        found = self._accounts.find({"id": {"$in": users}}, batch_size=len(users) + 1, session=session)
+        return {document["id"]: Account.from_document(document) for document in await found.to_list()}
 
     async def existing(self, session: Session, users: Sequence[int]) -> set[int]:
         """Which of these users have an account."""
@@ -105,21 +163,29 @@ class Accounts:
         )
         return {document["id"] for document in await found.to_list()}
 
-    async def set_rank(self, session: Session, user: int, rankid: int, version: int) -> None:
-        """Set the rank of a user, who gets an account where there is none."""
-        await self._accounts.update_one(
-            {"id": user},
-            {"$set": {"rankid": rankid, "rank_version": version}, "$setOnInsert": _new_account()},
-            upsert=True,
+    async def set_ranks(
+        self, session: Session, ranks: Sequence[tuple[int, int, int]], read_at: datetime
+    ) -> None:
+        """Set the ranks of users (user, rankid, version), who get an account where there is none."""
+        await self._accounts.bulk_write(
+            [
+                UpdateOne(
+                    {"id": user},
+                    {
+                        "$set": {"rankid": rankid, "rank_version": version, "rank_read_at": read_at},
+                        "$setOnInsert": _new_account(),
+                    },
+                    upsert=True,
+                )
+                for user, rankid, version in ranks
+            ],
             session=session,
         )
 
     async def rename(self, session: Session, user: int, username: str) -> None:
         """Set the username of an account, where there is one."""
         await self._accounts.update_one(
-            {"id": user},
-            {"$set": {"username": username, "username_key": username_key(username)}},
-            session=session,
+            {"id": user}, {"$set": _named(username, datetime.now(UTC))}, session=session
         )
 
     async def recorded(self, session: Session, entries: Iterable[str]) -> set[str]:
@@ -181,6 +247,59 @@ class Accounts:
         return len(changes) - result.modified_count
 
 
+class Syncs:
+    """The walks through all members, of which one is under way at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._syncs = database[SYNCS.name]
+
+    async def find(self) -> Sync:
+        """How it stands."""
+        return Sync.model_validate(await self._syncs.find_one({"_id": _RANKS}) or {})
+
+    async def request(self) -> datetime:
+        """Ask for a walk that begins from now on; answers what is now."""
+        change = {"$set": {"requested_at": datetime.now(UTC)}}
+        found = await self._syncs.find_one_and_update(
+            {"_id": _RANKS}, change, upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return Sync.model_validate(found).requested_at or datetime.now(UTC)
+
+    async def claim(self, walker: str) -> Sync | None:
+        """Take the lease, unless another walker holds it."""
+        now = datetime.now(UTC)
+        await self._syncs.update_one({"_id": _RANKS}, {"$setOnInsert": {"claimed_until": now}}, upsert=True)
+        is_free = {"claimed_until": {"$not": {"$gt": now}}}
+        return await self._change({"$or": [is_free, {"claimed_by": walker}]}, {"claimed_by": walker})
+
+    async def begin(self, walker: str) -> Sync | None:
+        """Begin a walk, or begin it anew; None when another took the lease over, as below."""
+        start = {"began_at": datetime.now(UTC), "cursor": "", "seen": 0, "changed": 0, "missed": 0}
+        return await self._change({"claimed_by": walker}, start)
+
+    async def advance(self, walker: str, progress: Document) -> Sync | None:
+        """Note how far the walk came."""
+        return await self._change({"claimed_by": walker}, progress)
+
+    async def complete(self, walker: str, completed: CompletedSync) -> None:
+        """End the walk and the lease."""
+        await self._syncs.update_one(
+            {"_id": _RANKS, "claimed_by": walker},
+            {
+                "$set": {"last": completed.model_dump()},
+                "$unset": dict.fromkeys(("began_at", "cursor", "claimed_by", "claimed_until"), ""),
+            },
+        )
+
+    async def _change(self, wanted: Document, values: Document) -> Sync | None:
+        """Make the change where that is wanted, and keep the lease."""
+        lease = {"claimed_until": datetime.now(UTC) + LEASE, "trouble": None}
+        found = await self._syncs.find_one_and_update(
+            {"_id": _RANKS, **wanted}, {"$set": lease | values}, return_document=ReturnDocument.AFTER
+        )
+        return Sync.model_validate(found) if found else None
+
+
 class People:
     """What the local plugins know."""
 
@@ -221,6 +340,48 @@ class People:
         """Set a person's rank; answers whether the person is known."""
         result = await self._people.update_one({"_id": user}, {"$set": {"rankid": rankid}})
         return result.matched_count == 1
+
+
+class RobloxRoles:
+    """Which role of a Roblox group stands for which rank of the ladder."""
+
+    def __init__(self, database: Database) -> None:
+        self._roles = database[ROBLOX_ROLES.name]
+
+    async def find(self, group: int) -> dict[int, int]:
+        """The role ids that were found last, by rankid."""
+        found = await self._roles.find_one({"_id": group})
+        return {int(rankid): role for rankid, role in found["roles"].items()} if found else {}
+
+    async def keep(self, group: int, roles: Mapping[int, int]) -> None:
+        """Note the role ids by rankid."""
+        named = {str(rankid): role for rankid, role in roles.items()}
+        await self._roles.update_one({"_id": group}, {"$set": {"roles": named}}, upsert=True)
+
+
+class Links:
+    """Which Roblox account a Discord account belongs to, and which identity plugin learnt it."""
+
+    def __init__(self, database: Database) -> None:
+        self._links = database[LINKS.name]
+
+    async def find(self, discord: int, plugins: Sequence[str]) -> int | None:
+        """The user, as one of these plugins learnt in the last 30 days."""
+        found = await self._links.find_one({"_id": discord, "plugin": {"$in": list(plugins)}})
+        return found["user"] if found else None
+
+    async def keep(self, discord: int, user: int, plugin: str) -> None:
+        """Note a link, in place of any other of this Discord account."""
+        link = {"user": user, "plugin": plugin, "read_at": datetime.now(UTC)}
+        await self._links.update_one({"_id": discord}, {"$set": link}, upsert=True)
+
+    async def forget(self, discord: int, plugin: str) -> None:
+        """Forget a link that this plugin learnt, and that is no more."""
+        await self._links.delete_one({"_id": discord, "plugin": plugin})
+
+
+def _named(username: str, read_at: datetime) -> Document:
+    return {"username": username, "username_key": username_key(username), "username_read_at": read_at}
 
 
 def _new_account() -> Document:

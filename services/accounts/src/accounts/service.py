@@ -1,6 +1,7 @@
-"""Who a player is, which rank they hold, and the ledger of their points."""
+"""Who a player is and may do, and the ledger of their points."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from accounts.errors import RankRefused, UnknownPlace
 from accounts.models import (
@@ -8,20 +9,23 @@ from accounts.models import (
     ConnectAnswer,
     LocalPerson,
     MemberAnswer,
+    MemberQuery,
     Person,
     ProfileAnswer,
     ProfileQuery,
 )
-from accounts.plugins import Identity, Ranking
+from accounts.plugins import Identity
 from accounts.plugins.local import local_rankid
-from accounts.repository import Accounts, People
-from common.coalesce import Coalescer
+from accounts.ranks import Ranks, record_ranks
+from accounts.repository import Accounts, Links, People
+from common.coalesce import Coalescer, Merger
 from common.errors import Unavailable, UserNotFound
-from common.events import CertificationGranted, CertificationRevoked, RankChanged, ShiftLogged
+from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.group import Group
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
-from common.providers import Urgency
+
+T = TypeVar("T")
 
 
 class AccountsService:
@@ -33,23 +37,34 @@ class AccountsService:
         database: Database,
         outbox: Outbox,
         identities: Sequence[Identity],
-        ranking: Ranking,
+        ranks: Ranks,
     ) -> None:
         self._group = group
         self._database = database
         self._outbox = outbox
         self._identities = identities
-        self._ranking = ranking
+        self._ranks = ranks
         self._accounts = Accounts(database)
+        self._links = Links(database)
         self._reads = Coalescer[int, Account | None](self._accounts.by_ids)
+        self._people_by_id = Merger[int, Person | None](lambda user: self._first(lambda one: one.by_id(user)))
+        self._people_by_name = Merger[str, Person | None](
+            lambda name: self._first(lambda one: one.by_username(name))
+        )
+        self._users_by_discord = Merger(self._user_by_discord)
 
-    async def connect(self, place: int, user: int, *, training: bool) -> ConnectAnswer:
-        """What a game server needs to know of a player who joins. Raises UnknownPlace."""
+    async def connect(self, place: int, user: int, *, training: bool) -> tuple[ConnectAnswer, int | None]:
+        """What a game server needs to know of a player who joins, and the age of the rank (see Standing).
+
+        Raises UnknownPlace.
+        """
         rules = self._group.places.get(place)
         if rules is None:
             raise UnknownPlace
         account = await self._reads.submit(user)
-        rankid = await self._rankid(user, account)
+        # Not `of`, as most are known and this is the busiest route.
+        standing = self._ranks.known(user, account) or await self._ranks.ask(user, account)
+        rankid = standing.counts_as
         clearance = self._group.clearance_at(rankid)
         if training and self._group.training.grants_all:
             codes = list(self._group.certifications)
@@ -58,45 +73,52 @@ class AccountsService:
         allowed = clearance >= rules.minimum_clearance
         if training:
             allowed = allowed and self._group.is_trainee_or_cast(rankid)
-        return ConnectAnswer(certifications=",".join(codes), auth=allowed, clearance=clearance)
+        answer = ConnectAnswer(certifications=",".join(codes), auth=allowed, clearance=clearance)
+        return answer, standing.age
 
-    async def profile(self, query: ProfileQuery) -> ProfileAnswer:
-        """All that is known of a user. Raises UserNotFound."""
+    async def profile(self, query: ProfileQuery) -> tuple[ProfileAnswer, int | None]:
+        """All that is known of a user, and the age of the rank (see Standing). Raises UserNotFound."""
         person, account = await self._look_up(query)
-        rankid = await self._rankid(person.id, account)
-        rank = self._group.rank_at(rankid)
-        return ProfileAnswer(
+        standing = await self._ranks.of(person.id, account)
+        rank = self._group.rank_at(standing.rankid)
+        answer = ProfileAnswer(
             id=person.id,
             account=account.account if account else None,
             username=person.username,
             points=account.points if account else 0,
             rank=rank.name,
             rankid=rank.rankid,
-            cast=self._group.is_cast(rankid),
+            cast=self._group.is_cast(standing.rankid),
             certifications=account.held(self._group) if account else [],
         )
+        return answer, standing.age
 
-    async def member(self, query: ProfileQuery) -> MemberAnswer:
-        """A user's id, name and rank for the other services. Raises UserNotFound."""
+    async def member(self, query: MemberQuery) -> MemberAnswer:
+        """A user's id, name and rank for the other services.
+
+        Raises UserNotFound; with `fresh`, Unavailable if the rank cannot be read now.
+        """
         person, account = await self._look_up(query)
-        rankid = await self._rankid(person.id, account)
+        if query.fresh:
+            rankid = await self._ranks.fresh(person.id, account)
+        else:
+            rankid = (await self._ranks.of(person.id, account)).counts_as
         return MemberAnswer(id=person.id, username=person.username, rankid=rankid)
 
     async def set_rank(self, user: int, rankid: int) -> MemberAnswer:
-        """Give a user a rank of the ladder; doing it again changes nothing. Raises RankRefused.
+        """Give a user a rank of the ladder; doing it again changes nothing. Raises RankRefused and Unavailable.
 
         The plugin is asked first, outside the transaction: a crash between the two leaves a rank that the
         same call, made again, records.
         """
         if self._group.rank_at(rankid).rankid != rankid:
             raise RankRefused("the ladder has no such rank")
-        await self._ranking.set(user, rankid)
+        await self._ranks.set(user, rankid)
         person, _ = await self._look_up(ProfileQuery(id=user))
 
         async def work(session: Session) -> None:
-            await record_rank(
-                session, self._group, self._accounts, self._outbox, user, person.username, rankid
-            )
+            ranked = [(user, rankid, person.username)]
+            await record_ranks(session, self._group, self._accounts, self._outbox, ranked)
 
         await transaction(self._database, work)
         self._outbox.wake()
@@ -131,16 +153,6 @@ class AccountsService:
         """Keep the newest of each certification; answers how many were not newer."""
         return await self._accounts.keep_newest(changes)
 
-    async def _rankid(self, user: int, account: Account | None) -> int:
-        if account and account.rankid is not None:
-            return account.rankid
-        rankid = await self._ranking.read(user, Urgency.PLAYER)
-        if rankid is None:
-            return self._group.ranks.ladder[0].rankid
-        if account:
-            await self._accounts.adopt_rank(user, rankid)
-        return rankid
-
     async def _look_up(self, query: ProfileQuery) -> tuple[Person, Account | None]:
         if query.id is not None:
             return await self._by_id(query.id)
@@ -151,56 +163,56 @@ class AccountsService:
     async def _by_id(self, user: int) -> tuple[Person, Account | None]:
         account = await self._reads.submit(user)
         if account and account.username is not None:
+            self._ranks.refresh_old_name(account)
             return Person(id=user, username=account.username), account
-        for identity in self._identities:
-            if person := await identity.by_id(user):
-                if account:
-                    await self._accounts.adopt_username(user, person.username)
-                return person, account
+        if person := await self._people_by_id.ask(user):
+            if account:
+                await self._accounts.adopt_username(user, person.username)
+            return person, account
         if account:  # earned points here, though no plugin knows a name
             return Person(id=user, username=str(user)), account
         raise UserNotFound
 
     async def _by_discord(self, discord: int) -> tuple[Person, Account | None]:
-        for identity in self._identities:
-            if user := await identity.by_discord(discord):
-                return await self._by_id(user)
-        raise UserNotFound
+        user = await self._users_by_discord.ask(discord)
+        if user is None:
+            raise UserNotFound
+        return await self._by_id(user)
+
+    async def _user_by_discord(self, discord: int) -> int | None:
+        """The user as an identity plugin knows now, or else as one of them learnt that is away."""
+        try:
+            return await self._first(lambda one: one.by_discord(discord))
+        except Unavailable:
+            user = await self._links.find(discord, self._group.plugins.identity)
+            if user is None:
+                raise
+            return user
 
     async def _by_username(self, username: str) -> tuple[Person, Account | None]:
         away: Unavailable | None = None
-        for identity in self._identities:
-            try:
-                person = await identity.by_username(username)
-            except Unavailable as error:
-                away = error
-                continue
-            if person:
+        try:
+            if person := await self._people_by_name.ask(username):
                 return person, await self._reads.submit(person.id)
+        except Unavailable as error:
+            away = error
         account = await self._accounts.by_username(username)
         if account and account.username is not None:
             return Person(id=account.id, username=account.username), account
         raise away or UserNotFound()
 
-
-async def record_rank(
-    session: Session,
-    group: Group,
-    accounts: Accounts,
-    outbox: Outbox,
-    user: int,
-    username: str | None,
-    rankid: int,
-) -> None:
-    """Note a rank and its event in the caller's transaction, unless it is the one that was told last."""
-    before = await accounts.find(session, user)
-    if before and before.rankid == rankid and before.rank_version:
-        return  # a rank without a version was read from the plugin, where a crash may have left it untold
-    version = before.rank_version + 1 if before else 1
-    await accounts.set_rank(session, user, rankid, version)
-    rank = group.rank_at(rankid)
-    event = RankChanged(user=user, username=username, rank=rank.name, rankid=rank.rankid, version=version)
-    await outbox.add(session, [event])
+    async def _first(self, ask: Callable[[Identity], Awaitable[T | None]]) -> T | None:
+        """The first that an identity plugin knows. Raises Unavailable when none does, and one of them is away."""
+        away: Unavailable | None = None
+        for identity in self._identities:
+            try:
+                if found := await ask(identity):
+                    return found
+            except Unavailable as error:
+                away = error
+        if away:
+            raise away
+        return None
 
 
 async def import_people(database: Database, group: Group, people: Sequence[LocalPerson]) -> None:
@@ -215,9 +227,9 @@ async def import_people(database: Database, group: Group, people: Sequence[Local
     async def work(session: Session) -> None:
         await People(database).put_all(session, ranked)
         existing = await accounts.existing(session, [person.id for person in people])
-        for person, rankid in ranked:
-            if person.id in existing:
-                await accounts.rename(session, person.id, person.username)
-                await record_rank(session, group, accounts, outbox, person.id, person.username, rankid)
+        known = [(person.id, rankid, person.username) for person, rankid in ranked if person.id in existing]
+        for user, _, username in known:
+            await accounts.rename(session, user, username)
+        await record_ranks(session, group, accounts, outbox, known)
 
     await transaction(database, work)

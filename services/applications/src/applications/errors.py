@@ -25,7 +25,10 @@ class AlreadyRanked(ServiceError):
 
 
 class NotRanked(ServiceError):
-    """502: the rank was refused, or could not be set now."""
+    """502: the rank was refused, or could not be set now.
 
-    def __init__(self) -> None:
-        super().__init__(502, "couldn't rank user")
+    `discord` is what a refusal says can be done about it.
+    """
+
+    def __init__(self, discord: str | None = None) -> None:
+        super().__init__(502, "couldn't rank user", discord=discord)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import urljoin
@@ -20,8 +19,10 @@ from common.peers import Peer
 
 logger = logging.getLogger(__name__)
 
+# Each is longer than accounts tries (2 and 3 s); together they are shorter than a lease.
+_MEMBER_SECONDS = 2.5
 _RANK_SECONDS = 4.0
-_WAIT_SECONDS = 8.0  # longer than a lease, and below the gateway's time limit
+_WAIT_SECONDS = 9.0  # longer than a lease, and below the gateway's time limit
 _POLL_SECONDS = 0.05
 _FINISH_EVERY_SECONDS = 30.0
 
@@ -79,18 +80,11 @@ class Applications:
         one that was left behind is finished, which is then the answer. Raises AlreadyRanked, UserNotFound
         and NotRanked.
         """
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < deadline:
-            before = await self._repository.approvals_of(user)
-            if any(record.status == "approving" for record in before):
-                record = await self._repository.take_over(user)
-            else:
-                record = await self._begin(user, moderator, before)
-            if record:
-                await self._finish(record)
-                return
-            await asyncio.sleep(_POLL_SECONDS)
-        raise NotRanked
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await self._approve(user, moderator)
+        except TimeoutError:
+            raise NotRanked from None
 
     async def finish_abandoned(self) -> None:
         """Finish what a crash or an outage left `approving`, now and every 30 seconds, until cancelled."""
@@ -106,14 +100,25 @@ class Applications:
                 logger.warning("approvals wait for MongoDB: %s", type(error).__name__)
             await asyncio.sleep(_FINISH_EVERY_SECONDS)
 
+    async def _approve(self, user: int, moderator: str) -> None:
+        while True:
+            before = await self._repository.approvals_of(user)
+            if any(record.status == "approving" for record in before):
+                if record := await self._repository.take_over(user):
+                    return await self._finish(record)
+            else:
+                try:
+                    member = await self._member(user)
+                except Unavailable as error:
+                    raise NotRanked from error
+                if self._group.is_trainee_or_cast(member.rankid):
+                    raise AlreadyRanked
+                if record := await self._begin(user, moderator, before):
+                    return await self._finish(record, member)
+            await asyncio.sleep(_POLL_SECONDS)
+
     async def _begin(self, user: int, moderator: str, before: list[Record]) -> Record | None:
-        """Judge the user and record `approving`; None when the user has other approvals than `before`."""
-        try:
-            member = await self._member(user)
-        except Unavailable as error:
-            raise NotRanked from error
-        if self._group.is_trainee_or_cast(member.rankid):
-            raise AlreadyRanked
+        """Record `approving`; None when the user has other approvals than `before`."""
 
         async def work(session: Session) -> Record | None:
             if await self._repository.approvals_of(user, session) != before:
@@ -122,11 +127,14 @@ class Applications:
 
         return await transaction(self._database, work)
 
-    async def _finish(self, record: Record) -> None:
-        """Set the rank and record `approved`; safe to repeat. Raises NotRanked."""
+    async def _finish(self, record: Record, member: Member | None = None) -> None:
+        """Set the rank and record `approved`; safe to repeat. Raises NotRanked.
+
+        `member` is the user as just judged. Nobody who holds a higher rank by now is given this one.
+        """
         rank = self._group.trainee_rank
         try:
-            member = await self._member(record.user)
+            member = member or await self._member(record.user)
             if member.rankid <= rank.rankid:  # also when it has the rank already: it may not be recorded yet
                 wish = {"user": record.user, "rankid": rank.rankid}
                 await self._accounts.post("/internal/rank", wish, seconds=_RANK_SECONDS)
@@ -135,8 +143,8 @@ class Applications:
             # A changed internal token (401) and a rate limit (429) pass; other refusals are for good.
             if 400 <= error.status < 500 and error.status not in (401, 429):
                 await self._repository.decide(record, "failed")
-            else:
-                await self._repository.release(record)
+                raise NotRanked(error.discord) from error
+            await self._repository.release(record)
             raise NotRanked from error
         event = ApplicationApproved(
             application=record.id,
@@ -154,7 +162,9 @@ class Applications:
         self._outbox.wake()
 
     async def _member(self, user: int) -> Member:
-        return Member.model_validate(await self._accounts.get("/internal/member", id=user))
+        """The user, with the rank as it is now: one read a while ago could make a demotion of an approval."""
+        found = await self._accounts.get("/internal/member", seconds=_MEMBER_SECONDS, id=user, fresh="true")
+        return Member.model_validate(found)
 
     def _page(self, user: int, answers: Answers, submitted_at: datetime) -> str:
         parts = [f"Application of user {user}, {submitted_at:%Y-%m-%d %H:%M} UTC"]

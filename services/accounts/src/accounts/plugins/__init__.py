@@ -37,10 +37,16 @@ class Ranking(_Entered, Protocol):
     """`callboard.ranking`: where ranks are read and set."""
 
     async def read(self, user: int, urgency: Urgency) -> int | None:
-        """The rankid of this user; None for one who is not in the group."""
+        """The rankid of this user; None for one who is not in the group.
+
+        Given up on after 10 s, and for a DECISION after 2 s.
+        """
 
     async def set(self, user: int, rankid: int) -> None:
-        """Give this user a rank of the ladder; doing it again changes nothing. Raises RankRefused."""
+        """Give this user a rank of the ladder; doing it again changes nothing. Raises RankRefused.
+
+        Given up on after 3 s, with the rank set or not.
+        """
 
 
 class MembersPage(NamedTuple):
@@ -61,7 +67,7 @@ class OutsideRanking(Ranking, Protocol):
         """The page of all members that begins at `cursor` ("" for the first).
 
         Those whose rank is the lowest of the ladder may be left out. Raises CursorLost when the walk must
-        begin anew.
+        begin anew. Given up on after 20 s.
         """
 
 

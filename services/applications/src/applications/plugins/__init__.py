@@ -1,12 +1,7 @@
-"""The plugin point of applications, and the plugin that keeps texts in the own database."""
+"""The plugin point of applications."""
 
-import secrets
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
-
-from applications.repository import Repository
-from common.plugins import PluginContext
 
 
 class Documents(AbstractAsyncContextManager[Any], Protocol):
@@ -24,20 +19,3 @@ class Documents(AbstractAsyncContextManager[Any], Protocol):
         503); anything else that is raised counts as a fault of the plugin (500). The text is private: it
         belongs in no log and in no exception.
         """
-
-
-class Store(AbstractAsyncContextManager["Store"]):
-    """Texts in the database of this service, served at `/applications/<token>` until they expire."""
-
-    def __init__(self, context: PluginContext) -> None:
-        self._repository = Repository(context.database)
-        self._keep = timedelta(days=context.group.applications.keep_days)
-
-    async def __aexit__(self, *_: object) -> None:
-        return
-
-    async def publish(self, text: str) -> str:
-        """Keep the text under a token that cannot be guessed."""
-        token = secrets.token_urlsafe(32)
-        await self._repository.add_text(token, text, datetime.now(UTC) + self._keep)
-        return f"applications/{token}"

@@ -1,0 +1,161 @@
+"""What the plugins have in common that ask another company which Roblox account belongs to a Discord account."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from accounts.models import Person
+from accounts.plugins.memory import Memory
+from accounts.repository import Links
+from common.errors import Unavailable
+from common.plugins import Finding, PluginContext
+from common.providers import Answer, Budget, Provider, Urgency
+from common.query import Id
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 1.9
+_EXAMINE_SECONDS = 5.0
+_SECONDS_BETWEEN_COMPLAINTS = 60.0
+_LONGEST_REASON = 200
+
+
+class LinkOptions(BaseModel):
+    """The options of such a plugin: the Discord server that its key is for, and its part of the limits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    guild: Id
+    replicas: int = Field(1, ge=1, le=20)
+
+
+class LinkCompany(NamedTuple):
+    """What there is to know of a company that tells links.
+
+    `name` and `key_name` are for people, `path` is where a Discord id is put behind.
+    """
+
+    name: str
+    key_name: str
+    keys_page: str
+    url: str
+    headers: Mapping[str, str]
+    path: str
+    calls_per_minute: float
+
+
+class _Link(BaseModel):
+    user: Id = Field(validation_alias=AliasChoices("robloxID", "robloxId"))
+
+
+class _Error(BaseModel):
+    reason: str = Field(validation_alias=AliasChoices("error", "message"))
+
+
+class LinkIdentity:
+    """Discord id to Roblox id, as a company tells, which is kept for when it is away; it knows nothing else."""
+
+    def __init__(self, context: PluginContext, options: LinkOptions, company: LinkCompany) -> None:
+        self._plugin = context.name
+        self._guild = options.guild
+        self._company = company
+        self._links = Links(context.database)
+        self._provider = Provider(company.name, company.url, company.headers)
+        self._budget = Budget(company.calls_per_minute / options.replicas)
+        self._memory = Memory[int, int]()
+        self._complained_at = float("-inf")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._provider.close()
+
+    async def by_id(self, user: int) -> Person | None:  # noqa: ARG002 - not asked of the company
+        """None: such a company is asked for Discord accounts only."""
+        return None
+
+    async def by_username(self, username: str) -> Person | None:  # noqa: ARG002 - as above
+        """None, as above."""
+        return None
+
+    async def by_discord(self, discord: int) -> int | None:
+        """The Roblox id, as remembered or as the company tells now; None where it knows of no link."""
+        told = self._memory.recall(discord)
+        if told is not None:
+            return told.value
+        answer = await self._ask(discord, _SECONDS)
+        if answer.status == 404:
+            await self._links.forget(discord, self._plugin)
+            return self._memory.note(discord, None)
+        if answer.status >= 400:
+            self._complain(answer)
+            raise Unavailable(self._company.name)
+        user = self._provider.read(_Link, answer).user
+        await self._links.keep(discord, user, self._plugin)
+        return self._memory.note(discord, user)
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """Whether the company answers, and accepts the key for the server."""
+        name, guild = self._company.name, self._guild
+        try:
+            answer = await self._ask(guild, _EXAMINE_SECONDS)  # a valid id that no Discord account has
+        except Unavailable:
+            yield Finding(
+                False, f"{name} does not answer.", "Let this machine reach it (firewall, HTTPS_PROXY)."
+            )
+            return
+        said = f"{answer.status} {_reason(answer)}".strip()
+        if answer.status in (401, 403):
+            mend = (
+                f"Make one at {self._company.keys_page} for the server in plugins.options.{self._plugin}.guild, "
+                f"and set {self._company.key_name}."
+            )
+            yield Finding(False, f"{name} does not accept the key for server {guild} ({said}).", mend)
+        elif answer.status < 300 or answer.status == 404:
+            yield Finding(True, f"{name} accepts the key for server {guild}.")
+            yield Finding(True, f"Asked for an account that nobody has, {name} says: {said}.")
+        else:
+            yield Finding(False, f"{name} answers something else than a link: {said}.", "Is its URL right?")
+
+    async def _ask(self, discord: int, seconds: float) -> Answer:
+        return await self._provider.call(
+            "GET",
+            f"{self._company.path}{discord}",
+            budget=self._budget,
+            urgency=Urgency.DECISION,  # nobody else draws on this budget, so nothing is left for others
+            seconds=seconds,
+        )
+
+    def _complain(self, answer: Answer) -> None:
+        if time.monotonic() < self._complained_at + _SECONDS_BETWEEN_COMPLAINTS:
+            return
+        self._complained_at = time.monotonic()
+        name, reason = self._company.name, _reason(answer)
+        if answer.status in (401, 403):
+            logger.error(
+                "%s does not accept the key %s (%d %s): no new link is learnt until it is mended; "
+                '"callboard doctor" tells how',
+                name,
+                self._company.key_name,
+                answer.status,
+                reason,
+            )
+        else:
+            logger.warning("%s answered %d: %s", name, answer.status, reason)
+
+
+def _reason(answer: Answer) -> str:
+    """Why, in the company's words, made fit to be shown; "" where it gives none."""
+    try:
+        text = _Error.model_validate_json(answer.body).reason
+    except ValidationError:
+        return ""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_LONGEST_REASON]

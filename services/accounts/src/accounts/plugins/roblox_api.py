@@ -1,0 +1,345 @@
+"""Roblox as its documents describe it: every path, shape and limit that Callboard relies on.
+
+Open Cloud: https://create.roblox.com/docs/cloud/reference (groups and keys); the users API is the public one at
+https://users.roblox.com/docs. What Roblox sends is validated, and fields that nobody needs are ignored.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+
+from common.errors import Unavailable
+from common.providers import Answer, Budget, Provider, Urgency
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BATCH = 100
+"""Users that one call of the users API may ask for."""
+
+BASE_RANK = 1
+"""The rank of the role that every member holds, and keeps."""
+OWNER_RANK = 255
+"""The rank of the group's owner, whose role nobody is given or loses."""
+
+_PER_MINUTE = {
+    "memberships": 300,
+    "assignRole": 300,
+    "unassignRole": 300,
+    "roles": 300,
+    "join-requests": 300,
+    "accept": 100,
+    "introspect": 60,  # not documented
+}
+"""Calls that the owner of a key may make, all their keys together."""
+_USERS_PER_MINUTE = 100  # not documented; each asks for up to LARGEST_BATCH
+
+_SECONDS_BETWEEN_COMPLAINTS = 60.0
+_LONGEST_REASON = 200
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _last_part(value: object) -> object:
+    """The id in a path such as "groups/7/roles/9"."""
+    return value.rpartition("/")[2] if isinstance(value, str) else value
+
+
+IdInPath = Annotated[int, BeforeValidator(_last_part)]
+
+
+class Role(BaseModel):
+    """A role of the group."""
+
+    id: int
+    rank: int
+    name: str = Field(validation_alias="displayName")
+
+
+class Membership(BaseModel):
+    """A member, and the ids of all roles that they hold."""
+
+    user: IdInPath
+    roles: frozenset[IdInPath]
+
+
+class MembershipsPage(BaseModel):
+    """Some members; `next` is the token of the next page, empty after the last."""
+
+    memberships: Sequence[Membership] = Field(validation_alias="groupMemberships")
+    next: str | None = Field("", validation_alias="nextPageToken")
+
+
+class Scope(BaseModel):
+    """What a key may do with which groups ("*": all); the groups are absent where others are meant."""
+
+    name: str
+    operations: Sequence[str] | None = None
+    groups: Sequence[str | int] | None = Field(None, validation_alias="groupIds")
+
+
+class Introspection(BaseModel):
+    """What Roblox tells of a key."""
+
+    enabled: bool
+    expired: bool
+    expires: datetime | None = Field(None, validation_alias="expirationTimeUtc")
+    scopes: Sequence[Scope] = ()
+
+
+class User(BaseModel):
+    """Somebody with an account at Roblox."""
+
+    id: int
+    name: str
+
+
+class NamedUser(User):
+    """Who answers to a name, which may be one that they had before."""
+
+    requested: str = Field(validation_alias="requestedUsername")
+
+
+class _RolesPage(BaseModel):
+    roles: Sequence[Role] = Field(validation_alias="groupRoles")
+    next: str | None = Field("", validation_alias="nextPageToken")
+
+
+class _JoinRequest(BaseModel):
+    user: IdInPath
+
+
+class _JoinRequests(BaseModel):
+    requests: Sequence[_JoinRequest] = Field(validation_alias="groupJoinRequests")
+
+
+class _Nothing(BaseModel):
+    pass
+
+
+class _Users(BaseModel):
+    data: Sequence[User]
+
+
+class _NamedUsers(BaseModel):
+    data: Sequence[NamedUser]
+
+
+class _CloudError(BaseModel):
+    """The error of an API behind the gateway: {"code": "NOT_FOUND", "message": ...}."""
+
+    code: str
+    message: str = ""
+
+
+class _GatewayProblem(BaseModel):
+    message: str = ""
+
+
+class _GatewayError(BaseModel):
+    """The error of the gateway, and of the users API: {"errors": [{"code": 0, "message": ...}]}."""
+
+    errors: Sequence[_GatewayProblem]
+
+
+class Refused(Exception):
+    """Roblox will not do this, however often it is asked; the text is its own, made fit to be shown."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code} {message}".strip())
+        self.code = code
+
+
+class Introspected(NamedTuple):
+    """What Roblox tells of the key, or why it does not; and what time it is there."""
+
+    key: Introspection | None
+    reason: str
+    date: str | None
+
+
+class Wait(NamedTuple):
+    """Who waits for a call, and how many seconds at most."""
+
+    urgency: Urgency
+    seconds: float
+
+
+class OpenCloud:
+    """One group through Open Cloud; to be closed.
+
+    Every call raises Unavailable when Roblox does not answer, is busy, or does not accept the key; and Refused.
+    """
+
+    def __init__(self, url: str, group: int, key: SecretStr, replicas: int) -> None:
+        self._group = group
+        self._key = key
+        self._provider = Provider("Roblox", url, {"x-api-key": key.get_secret_value()})
+        self._budgets = {call: Budget(most / replicas) for call, most in _PER_MINUTE.items()}
+        self._complained_at = float("-inf")
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._provider.close()
+
+    async def membership(self, user: int, wait: Wait) -> Membership | None:
+        """The membership of this user; None for one who is not in the group."""
+        params = {"filter": f"user == 'users/{user}'", "maxPageSize": 10}
+        page = await self._call("memberships", "GET", "memberships", MembershipsPage, wait, params=params)
+        if not page.memberships:
+            return None
+        for membership in page.memberships:
+            if membership.user == user:
+                return membership
+        logger.warning("Roblox answered with the membership of somebody else")
+        raise Unavailable("Roblox")
+
+    async def memberships(self, token: str, wait: Wait) -> MembershipsPage:
+        """The page of all members that begins at `token` ("" for the first)."""
+        params = {"maxPageSize": 100} | ({"pageToken": token} if token else {})
+        return await self._call("memberships", "GET", "memberships", MembershipsPage, wait, params=params)
+
+    async def roles(self, wait: Wait) -> list[Role]:
+        """All roles of the group; each page of them is waited for."""
+        roles: dict[int, Role] = {}
+        token: str | None = ""
+        while True:
+            params = {"maxPageSize": 20} | ({"pageToken": token} if token else {})
+            page = await self._call("roles", "GET", "roles", _RolesPage, wait, params=params)
+            known = len(roles)
+            roles |= {role.id: role for role in page.roles}
+            token = page.next
+            if not roles or (token and len(roles) == known):
+                logger.warning("Roblox answered with a page of roles that holds none")
+                raise Unavailable("Roblox")
+            if not token:
+                return list(roles.values())
+
+    async def has_join_request(self, user: int, wait: Wait) -> bool:
+        """Whether this user waits to be let into the group."""
+        params = {"filter": f"user == 'users/{user}'", "maxPageSize": 10}
+        page = await self._call("join-requests", "GET", "join-requests", _JoinRequests, wait, params=params)
+        return any(request.user == user for request in page.requests)
+
+    async def accept(self, user: int, wait: Wait) -> None:
+        """Let a user in who waits for it."""
+        await self._call("accept", "POST", f"join-requests/{user}:accept", _Nothing, wait, json={})
+
+    async def assign(self, user: int, role: int, wait: Wait) -> None:
+        """Give a member a role; nothing happens when they hold it."""
+        await self._change("assignRole", user, role, wait)
+
+    async def unassign(self, user: int, role: int, wait: Wait) -> None:
+        """Take a role from a member; nothing happens when they do not hold it."""
+        await self._change("unassignRole", user, role, wait)
+
+    async def introspect(self, wait: Wait) -> Introspected:
+        """What the key is and may do."""
+        answer = await self._provider.call(
+            "POST",
+            "/api-keys/v1/introspect",
+            budget=self._budgets["introspect"],
+            urgency=wait.urgency,
+            seconds=wait.seconds,
+            json={"apiKey": self._key.get_secret_value()},
+        )
+        date = answer.headers.get("date")
+        if answer.status >= 400:
+            return Introspected(None, " ".join((str(answer.status), *_read_error(answer))), date)
+        return Introspected(self._provider.read(Introspection, answer), "", date)
+
+    async def _change(self, call: str, user: int, role: int, wait: Wait) -> None:
+        body = {"role": f"groups/{self._group}/roles/{role}"}
+        await self._call(call, "POST", f"memberships/{user}:{call}", Membership, wait, json=body)
+
+    async def _call(self, call: str, method: str, path: str, model: type[M], wait: Wait, **how: Any) -> M:
+        answer = await self._provider.call(
+            method,
+            f"/cloud/v2/groups/{self._group}/{path}",
+            budget=self._budgets[call],
+            urgency=wait.urgency,
+            seconds=wait.seconds,
+            **how,
+        )
+        if answer.status < 400:
+            return self._provider.read(model, answer)
+        code, reason = _read_error(answer)
+        if code in ("PERMISSION_DENIED", "INVALID_ARGUMENT", "NOT_FOUND"):
+            raise Refused(code, reason)
+        if answer.status in (401, 403):
+            self._complain(answer.status, reason)
+        else:
+            logger.warning("Roblox answered %d to %s: %s %s", answer.status, call, code, reason)
+        raise Unavailable("Roblox")
+
+    def _complain(self, status: int, reason: str) -> None:
+        if time.monotonic() >= self._complained_at + _SECONDS_BETWEEN_COMPLAINTS:
+            self._complained_at = time.monotonic()
+            logger.error(
+                "Roblox does not accept the key CALLBOARD_ROBLOX_KEY (%d %s): no rank can be read or set "
+                'until it is mended; "callboard doctor" tells how',
+                status,
+                reason,
+            )
+
+
+class Users:
+    """The public users API, which needs no key; to be closed.
+
+    Every call raises Unavailable, and Refused when something in the whole batch is not to its liking.
+    """
+
+    def __init__(self, url: str, replicas: int) -> None:
+        self._provider = Provider("Roblox users", url)
+        self._budget = Budget(_USERS_PER_MINUTE / replicas)
+
+    async def close(self) -> None:
+        """End its connections."""
+        await self._provider.close()
+
+    async def by_usernames(self, usernames: Sequence[str], wait: Wait) -> Sequence[NamedUser]:
+        """Who answers to these names, or did before; unknown ones are absent. LARGEST_BATCH at most."""
+        return (await self._post("usernames/users", {"usernames": usernames}, _NamedUsers, wait)).data
+
+    async def by_ids(self, users: Sequence[int], wait: Wait) -> Sequence[User]:
+        """Those of these users who exist. LARGEST_BATCH at most."""
+        return (await self._post("users", {"userIds": users}, _Users, wait)).data
+
+    async def _post(self, path: str, asked: dict[str, Any], model: type[M], wait: Wait) -> M:
+        answer = await self._provider.call(
+            "POST",
+            f"/v1/{path}",
+            budget=self._budget,
+            urgency=wait.urgency,
+            seconds=wait.seconds,
+            json={**asked, "excludeBannedUsers": False},
+        )
+        if answer.status < 400:
+            return self._provider.read(model, answer)
+        code, reason = _read_error(answer)
+        if answer.status == 400:
+            raise Refused(code, reason)
+        logger.warning("Roblox answered %d to %s: %s", answer.status, path, reason)
+        raise Unavailable("Roblox users")
+
+
+def _read_error(answer: Answer) -> tuple[str, str]:
+    """The code ("" where the gateway answered, or what nobody knows) and the reason, fit to be shown."""
+    try:
+        error = _CloudError.model_validate_json(answer.body)
+        return _shown(error.code), _shown(error.message)
+    except ValidationError:
+        pass
+    try:
+        problems = _GatewayError.model_validate_json(answer.body).errors
+    except ValidationError:
+        return "", ""
+    return "", _shown("; ".join(problem.message for problem in problems))
+
+
+def _shown(text: str) -> str:
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_LONGEST_REASON]

@@ -1,0 +1,136 @@
+"""The plugin that keeps texts at Pastebin, as unlisted pastes.
+
+Its API: https://pastebin.com/doc_api. Whatever the status, what it answers is a text: the URL, or why not.
+"""
+
+import logging
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from applications.plugins.store import Store
+from common.errors import Unavailable
+from common.plugins import Finding, PluginContext
+from common.providers import Budget, Provider
+
+logger = logging.getLogger(__name__)
+
+_CALLS_PER_MINUTE = 30  # not documented; what is limited is a day
+_SECONDS = 2.9  # with what the database may take for the fall-back, less than an upload waits
+_EXAMINE_SECONDS = 5.0
+_LIMIT_PAUSE_SECONDS = 3600.0
+_LONGEST_REASON = 200
+
+# The days that each of its steps lasts, a month counted as 30.
+_STEPS = {1: "1D", 7: "1W", 14: "2W", 30: "1M", 180: "6M", 365: "1Y"}
+
+_REFUSAL = "Bad API request"
+_LIMIT = "Post limit"
+_WRONG_KEY = "invalid api_dev_key"
+_NOTE = (
+    "\nThis text is kept by Pastebin: whoever has its URL can read it. It is no place for personal data.\n"
+)
+
+
+class PastebinOptions(BaseModel):
+    """plugins.options.pastebin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field("https://pastebin.com", pattern=r"^https?://\S+$")
+
+
+class Pastebin(AbstractAsyncContextManager["Pastebin"]):
+    """Texts at Pastebin; those that it does not take now are kept as `store` keeps them."""
+
+    def __init__(self, context: PluginContext) -> None:
+        self._url = context.options(PastebinOptions).url.rstrip("/")
+        self._key = context.secret("pastebin_key")
+        keep_days = context.group.applications.keep_days
+        self._expires = max((days, step) for days, step in _STEPS.items() if days <= keep_days)[1]
+        self._store = Store(context)
+        self._provider = Provider("Pastebin", self._url)
+        self._budget = Budget(_CALLS_PER_MINUTE)
+        self._paused_until = 0.0
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._provider.close()
+
+    async def publish(self, text: str) -> str:
+        """Make a paste, and answer the URL of its bare text; or keep the text here."""
+        if time.monotonic() >= self._paused_until and (url := await self._paste(text)):
+            return url
+        return await self._store.publish(text)
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """Whether Pastebin answers and knows the key: asked for the account of a user key that nobody has."""
+        try:
+            said = await self._post(_EXAMINE_SECONDS, api_option="userdetails", api_user_key="0" * 32)
+        except Unavailable:
+            mend = "Let this machine reach it (firewall, HTTPS_PROXY). Applications are kept here meanwhile."
+            yield Finding(False, "Pastebin does not answer.", mend)
+            return
+        if _WRONG_KEY in said:
+            mend = f"Copy your developer key from {self._url}/doc_api into CALLBOARD_PASTEBIN_KEY."
+            yield Finding(False, "Pastebin does not know the key.", mend)
+        elif said.startswith(_REFUSAL) and "api_user_key" in said:
+            yield Finding(True, "Pastebin answers, and has nothing against the key.")
+        else:
+            mend = (
+                "See whether the next application is kept at Pastebin; the log of applications tells why not."
+            )
+            yield Finding(
+                True, f"Pastebin does not tell whether it knows the key. It said: {_shown(said)}", mend
+            )
+        yield Finding(
+            True,
+            "Whoever has the URL of an application can read it at Pastebin, and nobody here can delete it.",
+            'It is unfit for personal data: "store" keeps applications here.',
+        )
+
+    async def _paste(self, text: str) -> str | None:
+        """The URL of a new paste; None when none could be made."""
+        try:
+            said = await self._post(
+                _SECONDS,
+                api_option="paste",
+                api_paste_code=text + _NOTE,
+                api_paste_name="Application",
+                api_paste_private="1",
+                api_paste_expire_date=self._expires,
+            )
+        except Unavailable:
+            logger.warning("Pastebin is away: an application is kept here")
+            return None
+        if found := re.fullmatch(re.escape(self._url) + r"/([A-Za-z0-9]{1,32})", said):
+            return f"{self._url}/raw/{found[1]}"
+        if said.startswith(_LIMIT):
+            self._paused_until = time.monotonic() + _LIMIT_PAUSE_SECONDS
+            logger.warning("Pastebin takes no more today: applications are kept here for the next hour")
+        elif _WRONG_KEY in said:
+            logger.error("Pastebin does not know the key CALLBOARD_PASTEBIN_KEY: an application is kept here")
+        else:
+            logger.warning("Pastebin made no paste, an application is kept here; it said: %s", _shown(said))
+        return None
+
+    async def _post(self, seconds: float, **form: str) -> str:
+        answer = await self._provider.call(
+            "POST",
+            "/api/api_post.php",
+            budget=self._budget,
+            seconds=seconds,
+            attempts=1,  # another would make another paste, should the first have been made
+            data={"api_dev_key": self._key.get_secret_value(), **form},
+        )
+        return answer.body.decode("utf-8", "replace").strip()
+
+
+def _shown(text: str) -> str:
+    """An error of Pastebin's, made fit to be shown; other texts may hold anything."""
+    if not text.startswith((_REFUSAL, _LIMIT)):
+        return "(no error that its documents tell of)"
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_LONGEST_REASON]

@@ -1,0 +1,329 @@
+"""Ranks that are kept elsewhere: served from what is stored, however slow or down their provider is."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from accounts.errors import RankRefused
+from accounts.ranks import Ranks
+from common.group import load_group
+from common.outbox import Outbox
+from tests.accounts.builders import (
+    CAST,
+    GUEST,
+    MANAGER,
+    TRAINEE,
+    Company,
+    OutsidePark,
+    outside_park,
+    shift_logged,
+)
+from tests.support import ROOT, Servers, unique_id, wait_until
+
+AGE = "Callboard-Rank-Age"
+
+
+@pytest.fixture
+async def park(servers: Servers) -> AsyncIterator[OutsidePark]:
+    """A replica whose provider has no list of members, so that nobody is known from one."""
+    async with outside_park(servers, Company()) as here:
+        yield here
+
+
+# ------------------------------------------------------------------------------- what is stored is served
+
+
+async def test_a_stored_rank_is_served_while_the_provider_is_down_and_tells_its_age(
+    park: OutsidePark,
+) -> None:
+    user = unique_id()
+    await park.store(user, MANAGER, hours=2)
+    park.company.is_down = True
+    park.company.names[user] = "Manager"
+    answer = await park.connect(user)
+    assert answer.text == '{"certifications":"","auth":true,"clearance":3}'
+    assert 7200 <= int(answer.headers[AGE]) < 7300
+    assert (await park.member(user)).status_code == 503  # no name of theirs is stored
+    await park.database["accounts"].update_one({"id": user}, {"$set": {"username": "Manager"}})
+    profile = await park.profile(user)
+    assert (profile.json()["rank"], profile.json()["username"]) == ("Manager", "Manager")
+    assert 7200 <= int(profile.headers[AGE]) < 7300
+    assert (await park.member(user)).json()["rankid"] == MANAGER
+
+
+async def test_a_rank_that_is_young_is_not_asked_for(park: OutsidePark) -> None:
+    user = unique_id()
+    await park.store(user, CAST, minutes=14)
+    assert await park.clearance(user) == 1
+    assert park.company.asked == []
+
+
+async def test_a_rank_that_is_too_old_to_trust_opens_nothing_but_is_shown(park: OutsidePark) -> None:
+    trusted, old = unique_id(), unique_id()
+    await park.store(trusted, MANAGER, days=6.9)
+    await park.store(old, MANAGER, days=7.1)
+    park.company.is_down = True
+    for user, clearance, rankid in ((trusted, 3, MANAGER), (old, 0, GUEST)):
+        await park.database["accounts"].update_one({"id": user}, {"$set": {"username": "Boss"}})
+        answer = (await park.connect(user)).json()
+        assert (answer["clearance"], answer["auth"]) == (clearance, clearance == 3)
+        assert (await park.member(user)).json()["rankid"] == rankid
+        profile = (await park.profile(user)).json()
+        assert (profile["rank"], profile["cast"]) == ("Manager", True)
+
+
+async def test_a_rank_of_before_ages_were_stored_is_trusted_and_read_again(park: OutsidePark) -> None:
+    user = unique_id()
+    await park.store(user, CAST)
+    park.company.ranks[user] = CAST
+    answer = await park.connect(user)
+    assert answer.json()["clearance"] == 1
+    assert AGE not in answer.headers
+
+    async def tells_its_age() -> bool:
+        return AGE in (await park.connect(user)).headers
+
+    await wait_until(tells_its_age)
+    assert await park.rank_changes(user) == []
+
+
+async def test_an_old_rank_is_read_again_once_however_many_ask_and_told_once_if_it_changed(
+    park: OutsidePark,
+) -> None:
+    user = unique_id()
+    await park.store(user, CAST, minutes=16)
+    park.company.ranks[user] = MANAGER
+    park.company.may_answer.clear()
+    answers = await asyncio.gather(*(park.clearance(user) for _ in range(20)))
+    assert answers == [1] * 20
+    await wait_until(lambda: park.company.asked == [user])
+    park.company.may_answer.set()
+
+    async def is_manager() -> bool:
+        return await park.clearance(user) == 3
+
+    await wait_until(is_manager)
+    assert park.company.asked == [user]
+    assert await park.rank_changes(user) == [MANAGER]
+
+
+async def test_two_replicas_that_find_the_same_change_tell_it_once(servers: Servers) -> None:
+    user = unique_id()
+    company = Company({user: MANAGER})
+    async with outside_park(servers, company) as here, outside_park(servers, company) as there:
+        await here.store(user, CAST, minutes=16)
+        company.may_answer.clear()
+        await asyncio.gather(*(one.clearance(user) for one in (here, there) * 5))
+        await wait_until(lambda: company.asked == [user, user])
+        company.may_answer.set()
+
+        async def is_manager() -> bool:
+            return await here.clearance(user) == 3
+
+        await wait_until(is_manager)
+        assert await here.rank_changes(user) == [MANAGER]
+
+
+async def test_one_who_left_the_group_has_the_lowest_rank(park: OutsidePark) -> None:
+    user = unique_id()
+    await park.store(user, CAST, minutes=16)
+    await park.connect(user)
+
+    async def is_guest() -> bool:
+        return await park.clearance(user) == 0
+
+    await wait_until(is_guest)
+    assert await park.rank_changes(user) == [GUEST]
+
+
+async def test_while_the_provider_is_down_reading_again_waits_and_goes_on_after(park: OutsidePark) -> None:
+    user = unique_id()
+    await park.store(user, CAST, minutes=16)
+    park.company.ranks[user] = MANAGER
+    park.company.is_down = True
+    assert await park.clearance(user) == 1
+    await wait_until(lambda: user in park.company.asked)
+    park.company.is_down = False
+
+    async def is_manager() -> bool:
+        return await park.clearance(user) == 3
+
+    await wait_until(is_manager)
+
+
+async def test_what_was_set_after_a_read_began_is_not_undone_by_it(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.names[user] = "Applicant"
+    await park.store(user, GUEST, minutes=16)
+    began = datetime.now(UTC)
+    answer = await park.client.post("/internal/rank", json={"user": user, "rankid": TRAINEE})
+    assert answer.json()["rankid"] == TRAINEE
+    ranks = Ranks(load_group(ROOT / "callboard.toml"), park.database, Outbox(park.database), [], park.company)
+    assert await ranks.record({user: GUEST}, began) == 0
+    assert await ranks.record({user: GUEST}, datetime.now(UTC)) == 1
+    assert await park.rank_changes(user) == [TRAINEE, GUEST]
+
+
+# ---------------------------------------------------------------------------------- those who are unknown
+
+
+async def test_an_unknown_player_waits_two_seconds_at_most_and_is_known_the_next_time(
+    park: OutsidePark,
+) -> None:
+    user = unique_id()
+    park.company.ranks[user] = MANAGER
+    park.company.may_answer.clear()
+    began = time.monotonic()
+    answers = await asyncio.gather(*(park.connect(user) for _ in range(5)))
+    assert 1.9 < time.monotonic() - began < 4
+    assert {answer.text for answer in answers} == {'{"certifications":"","auth":false,"clearance":0}'}
+    assert not any(AGE in answer.headers for answer in answers)
+    assert park.company.asked == [user]
+    park.company.may_answer.set()  # whose answer comes late is stored all the same
+
+    async def is_stored() -> bool:
+        return await park.account(user) is not None
+
+    await wait_until(is_stored)
+    assert await park.clearance(user) == 3
+    assert park.company.asked == [user]
+    assert await park.rank_changes(user) == [MANAGER]
+
+
+async def test_an_unknown_player_is_a_guest_at_once_while_the_provider_is_down(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.ranks[user] = MANAGER
+    park.company.is_down = True
+    assert await park.clearance(user) == 0
+    park.company.is_down = False
+    assert await park.clearance(user) == 3
+
+
+async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.ranks[user] = CAST
+    park.company.may_answer.clear()
+    first, second = (asyncio.create_task(park.clearance(user)) for _ in range(2))
+    await wait_until(lambda: park.company.asked == [user])
+    first.cancel()
+    await asyncio.wait([first])
+    park.company.may_answer.set()
+    assert await second == 1
+    assert park.company.asked == [user]
+
+
+async def test_an_unknown_player_with_a_rank_gets_an_account_and_a_guest_does_not(park: OutsidePark) -> None:
+    member, guest, stranger = unique_id(), unique_id(), unique_id()
+    park.company.ranks |= {member: CAST, guest: GUEST}
+    for _ in range(3):
+        assert [await park.clearance(user) for user in (member, guest, stranger)] == [1, 0, 0]
+    assert park.company.asked == [member, guest, stranger]
+    assert [bool(await park.account(user)) for user in (member, guest, stranger)] == [True, False, False]
+    assert await park.rank_changes(member) == [CAST]
+    assert int((await park.connect(guest)).headers[AGE]) < 60
+
+
+async def test_an_account_without_a_rank_gets_one_with_its_age(park: OutsidePark) -> None:
+    user = unique_id()
+    await park.service.record_shifts([shift_logged(user, 1)])
+    park.company.ranks[user] = CAST
+    assert await park.clearance(user) == 1
+    account = await park.account(user)
+    assert account is not None
+    assert (account["points"], account["rankid"]) == (1, CAST)
+    assert datetime.now(UTC) - account["rank_read_at"] < timedelta(minutes=1)
+
+
+# ------------------------------------------------------------------------------- as it is now, and setting
+
+
+async def test_a_fresh_rank_is_the_one_that_the_provider_has_now(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.names[user] = "Boss"
+    park.company.ranks[user] = MANAGER
+    await park.store(user, GUEST, minutes=1)
+    assert (await park.member(user)).json()["rankid"] == GUEST
+    assert (await park.member(user, fresh="true")).json()["rankid"] == MANAGER
+    assert (await park.member(user)).json()["rankid"] == MANAGER
+    assert await park.rank_changes(user) == [MANAGER]
+
+
+async def test_without_an_answer_there_is_no_fresh_rank(park: OutsidePark) -> None:
+    user = unique_id()
+    await park.store(user, CAST, minutes=1)
+    await park.database["accounts"].update_one({"id": user}, {"$set": {"username": "Cast"}})
+    park.company.is_down = True
+    assert (await park.member(user, fresh="true")).status_code == 503
+    park.company.is_down = False
+    park.company.may_answer.clear()
+    async with asyncio.timeout(4):
+        assert (await park.member(user, fresh="true")).status_code == 503
+
+
+async def test_a_rank_that_was_set_is_young(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.names[user] = "Applicant"
+    for _ in range(2):
+        answer = await park.client.post("/internal/rank", json={"user": user, "rankid": TRAINEE})
+        assert answer.json() == {"id": user, "username": "Applicant", "rankid": TRAINEE}
+    assert int((await park.connect(user)).headers[AGE]) < 60
+    assert await park.rank_changes(user) == [TRAINEE]
+    assert park.company.asked == []
+
+
+async def test_a_refusal_says_what_can_be_done(park: OutsidePark) -> None:
+    park.company.refusal = RankRefused("not a member", discord="Ask them to join the group.")
+    answer = await park.client.post("/internal/rank", json={"user": unique_id(), "rankid": TRAINEE})
+    assert (answer.status_code, answer.json()["discord"]) == (409, "Ask them to join the group.")
+
+
+async def test_setting_a_rank_is_given_up_before_applications_does(park: OutsidePark) -> None:
+    park.company.may_answer.clear()
+    async with asyncio.timeout(3.9):
+        answer = await park.client.post("/internal/rank", json={"user": unique_id(), "rankid": TRAINEE})
+    assert answer.status_code == 503
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+async def test_a_username_older_than_a_day_is_read_again(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.names[user] = "Before"
+    park.company.ranks[user] = CAST
+    await park.clearance(user)
+    assert (await park.profile(user)).json()["username"] == "Before"
+    park.company.names[user] = "After"
+    assert (await park.profile(user)).json()["username"] == "Before"
+    old = {"username_read_at": datetime.now(UTC) - timedelta(hours=25)}
+    await park.database["accounts"].update_one({"id": user}, {"$set": old})
+
+    async def is_renamed() -> bool:
+        return bool((await park.profile(user)).json()["username"] == "After")
+
+    await wait_until(is_renamed)
+    account = await park.account(user)
+    assert account is not None
+    assert account["username_key"] == "after"
+
+
+async def test_people_who_are_looked_up_at_once_are_asked_for_once(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.names[user] = f"Popular_{user}"
+    park.company.ranks[user] = CAST
+    asked = 0
+    by_username = park.company.by_username
+
+    async def count(username: str) -> object:
+        nonlocal asked
+        asked += 1
+        return await by_username(username)
+
+    park.company.by_username = count  # type: ignore[method-assign, assignment]
+    query = {"username": f"Popular_{user}"}
+    answers = await asyncio.gather(*(park.client.get("/profile", params=query) for _ in range(10)))
+    assert {answer.json()["id"] for answer in answers} == {user}
+    assert asked == 1

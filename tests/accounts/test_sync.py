@@ -1,0 +1,285 @@
+"""The walk through all members: once at a time, to its end whatever happens, and never against anybody."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from accounts.models import Sync
+from accounts.repository import Syncs
+from common.mongo import Database
+from tests.accounts.builders import (
+    CAST,
+    GUEST,
+    MANAGER,
+    TRAINEE,
+    Company,
+    outside_database,
+    outside_park,
+    rank_changes,
+    walker,
+)
+from tests.support import Servers, unique_id, wait_until
+from tests.support.plans import listen, slow_plans
+
+
+@pytest.fixture
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """The database, with nobody in it."""
+    async with outside_database(servers) as found:
+        for name in ("accounts", "syncs", "outbox"):
+            await found[name].delete_many({})
+        yield found
+
+
+async def ranks(database: Database) -> dict[int, int]:
+    """What is stored."""
+    return {account["id"]: account["rankid"] async for account in database["accounts"].find()}
+
+
+async def let_lease_run_out(database: Database) -> None:
+    """As if its time had passed."""
+    await database["syncs"].update_one(
+        {}, {"$set": {"claimed_until": datetime.now(UTC) - timedelta(seconds=1)}}
+    )
+
+
+async def state(database: Database) -> Sync:
+    """How the walks stand."""
+    return await Syncs(database).find()
+
+
+def members(number: int, rankid: int = CAST) -> dict[int, int]:
+    """So many members of the group."""
+    return {unique_id(): rankid for _ in range(number)}
+
+
+async def test_every_member_with_a_rank_is_stored_and_told_and_guests_are_not(database: Database) -> None:
+    cast, guest = members(5), members(1, GUEST)
+    company = Company(cast | guest, has_list=True)
+    await walker(database, company)[0].look()
+    assert await ranks(database) == cast
+    assert company.asked == []
+    last = (await state(database)).last
+    assert last is not None
+    assert (last.seen, last.changed, last.missed) == (6, 5, 0)
+    for user in cast:
+        assert await rank_changes(database, user) == [CAST]
+
+
+async def test_a_second_walk_tells_only_what_changed_and_makes_all_ranks_young(database: Database) -> None:
+    company = Company(members(5), has_list=True)
+    one, _ = walker(database, company)
+    await one.look()
+    promoted = next(iter(company.ranks))
+    company.ranks[promoted] = MANAGER
+    began = await Syncs(database).request()
+    await one.look()
+    last = (await state(database)).last
+    assert last is not None
+    assert (last.seen, last.changed) == (5, 1)
+    assert await rank_changes(database, promoted) == [CAST, MANAGER]
+    assert await database["outbox"].count_documents({}) == 6
+    assert await database["accounts"].count_documents({"rank_read_at": {"$gte": began}}) == 5
+
+
+async def test_a_walk_is_due_when_the_last_began_long_ago_or_when_asked_for(database: Database) -> None:
+    company = Company(members(1), has_list=True)
+    one, _ = walker(database, company)
+    for _ in range(3):
+        await one.look()
+    assert company.pages == [""]
+    await Syncs(database).request()
+    for _ in range(3):
+        await one.look()
+    assert company.pages == ["", ""]
+    long_ago = datetime.now(UTC) - timedelta(minutes=16)
+    await database["syncs"].update_one(
+        {}, {"$set": {"last.began_at": long_ago}, "$unset": {"requested_at": ""}}
+    )
+    await one.look()
+    assert company.pages == ["", "", ""]
+
+
+async def test_a_walk_that_a_crash_ended_is_finished_by_another_where_it_stood(database: Database) -> None:
+    company = Company(members(7), has_list=True)
+    company.stuck = "4"
+    first, second = walker(database, company)[0], walker(database, company)[0]
+    walking = asyncio.create_task(first.look())
+    await wait_until(lambda: company.pages == ["", "2", "4"])
+    walking.cancel()
+    await asyncio.wait([walking])
+    await second.look()  # the lease holds
+    assert company.pages == ["", "2", "4"]
+    await let_lease_run_out(database)
+    began_at = (await state(database)).began_at
+    company.stuck = None
+    await second.look()
+    assert company.pages == ["", "2", "4", "4", "6"]
+    last = (await state(database)).last
+    assert last is not None
+    assert (last.began_at, last.seen) == (began_at, 7)
+    assert await ranks(database) == company.ranks
+
+
+async def test_of_many_replicas_one_walks(database: Database) -> None:
+    company = Company(members(9), has_list=True)
+    await asyncio.gather(*(walker(database, company)[0].look() for _ in range(4)))
+    assert company.pages == ["", "2", "4", "6", "8"]
+    assert await ranks(database) == company.ranks
+
+
+async def test_one_who_lost_the_lease_leaves_the_walk_to_the_other(database: Database) -> None:
+    company = Company(members(5), has_list=True)
+    first, second = walker(database, company)[0], walker(database, company)[0]
+    company.may_answer.clear()
+    slow = asyncio.create_task(first.look())
+    await wait_until(lambda: company.pages == [""])
+    await let_lease_run_out(database)
+    other = asyncio.create_task(second.look())
+    await wait_until(lambda: company.pages == ["", ""])
+    company.may_answer.set()
+    await asyncio.gather(slow, other)
+    assert company.pages == ["", "", "2", "4"]
+    last = (await state(database)).last
+    assert last is not None
+    assert last.seen == 5
+
+
+async def test_a_lost_place_in_the_list_makes_the_walk_begin_anew(database: Database) -> None:
+    company = Company(members(5), has_list=True)
+    company.lost = {"4"}
+    await walker(database, company)[0].look()
+    assert company.pages == ["", "2", "4", "", "2", "4"]
+    last = (await state(database)).last
+    assert last is not None
+    assert last.seen == 5
+
+
+async def test_while_the_provider_is_down_the_walk_waits_and_goes_on_where_it_stood(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.sync._FIRST_PAUSE_SECONDS", 0.02)
+    company = Company(members(5), has_list=True)
+    company.may_answer.clear()
+    walking = asyncio.create_task(walker(database, company)[0].look())
+    await wait_until(lambda: company.pages == [""])
+    company.is_down = True
+    company.may_answer.set()
+
+    async def is_told() -> bool:
+        return (await state(database)).trouble == "the company is unavailable, try again"
+
+    await wait_until(is_told)
+    await wait_until(lambda: len(company.pages) > 2)
+    company.is_down = False
+    await walking
+    after = await state(database)
+    assert after.last is not None
+    assert (after.last.seen, after.trouble, after.claimed_by) == (5, None, None)
+
+
+async def test_members_who_left_get_the_lowest_rank(database: Database) -> None:
+    company = Company(members(4), has_list=True)
+    one, _ = walker(database, company)
+    await one.look()
+    gone = next(iter(company.ranks))
+    del company.ranks[gone]
+    await Syncs(database).request()
+    await one.look()
+    assert await ranks(database) == company.ranks | {gone: GUEST}
+    assert await rank_changes(database, gone) == [CAST, GUEST]
+    assert company.asked == [gone]
+    last = (await state(database)).last
+    assert last is not None
+    assert (last.seen, last.changed, last.missed) == (3, 1, 0)
+
+
+async def test_a_broken_list_demotes_nobody_and_is_not_relied_on(database: Database) -> None:
+    company = Company(members(6), has_list=True)
+    one, kept = walker(database, company)
+    await one.look()
+    assert kept.known(unique_id(), None) is not None
+    company.lacking = set(list(company.ranks)[2:])
+    await database["syncs"].delete_many({})
+    other, believed = walker(database, company)
+    await other.look()
+    assert await ranks(database) == company.ranks
+    assert set(company.asked) == company.lacking
+    last = (await state(database)).last
+    assert last is not None
+    assert last.missed == 4
+    assert believed.known(unique_id(), None) is None
+    assert await database["outbox"].count_documents({}) == 6
+
+
+async def test_those_stored_before_ages_were_are_asked_for_too(database: Database) -> None:
+    user = unique_id()
+    await database["accounts"].insert_one({"id": user, "points": 3, "rankid": CAST})
+    company = Company(has_list=True)
+    await walker(database, company)[0].look()
+    assert await ranks(database) == {user: GUEST}
+    assert company.asked == [user]
+
+
+async def test_one_who_was_ranked_while_the_list_was_read_stays_so(database: Database) -> None:
+    user = unique_id()
+    company = Company({user: GUEST} | members(3), has_list=True)
+    await database["accounts"].insert_one({"id": user, "points": 0, "rankid": GUEST, "rank_version": 1})
+    one, _ = walker(database, company)
+    company.may_answer.clear()
+    walking = asyncio.create_task(one.look())
+    await wait_until(lambda: company.pages == [""])
+    decided: dict[str, Any] = {"rankid": TRAINEE, "rank_version": 2, "rank_read_at": datetime.now(UTC)}
+    await database["accounts"].update_one({"id": user}, {"$set": decided})
+    company.may_answer.set()  # with the list as it was
+    await walking
+    assert (await ranks(database))[user] == TRAINEE
+
+
+async def test_after_a_walk_those_without_a_rank_are_not_asked_for_until_the_next_is_due(
+    servers: Servers,
+) -> None:
+    stored, stranger = unique_id(), unique_id()
+    company = Company(members(3), has_list=True)
+    async with outside_park(servers, company) as park:
+        await park.store(stored, GUEST, hours=1)
+
+        async def is_complete() -> bool:
+            return (await state(park.database)).last is not None
+
+        await wait_until(is_complete)
+        company.asked.clear()
+        for user in (stored, stranger):
+            answer = await park.connect(user)
+            assert answer.json()["clearance"] == 0
+            assert int(answer.headers["Callboard-Rank-Age"]) < 60
+        assert company.asked == []
+        assert await park.account(stranger) is None
+        company.ranks[stranger] = MANAGER
+        long_ago = datetime.now(UTC) - timedelta(minutes=16)
+        company.has_list = False
+        await park.database["syncs"].update_one({}, {"$set": {"last.began_at": long_ago}})
+
+        async def is_asked() -> bool:
+            return await park.clearance(stranger) == 3
+
+        await wait_until(is_asked)
+
+
+async def test_no_query_of_a_walk_reads_all_accounts(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = listen(monkeypatch)
+    company = Company(members(3), has_list=True)
+    async with outside_database(servers) as database:
+        await database["syncs"].delete_one({"_id": "ranks"})
+        one, _ = walker(database, company)
+        await one.look()
+        del company.ranks[next(iter(company.ranks))]
+        await Syncs(database).request()
+        await one.look()
+        assert ("find", "accounts") in sent.targets
+        assert await slow_plans(database, sent) == []

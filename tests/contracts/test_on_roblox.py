@@ -1,0 +1,163 @@
+"""The contract on a group at Roblox, of whose answers one in ten goes wrong, in every way there is.
+
+Whoever gets a 503, or a 502 to an approval, tries again, as games and bots do. Left out are the tests that
+import people, those of Discord ids, and those in which somebody who holds a rank has no account: once a rank was
+read, they have one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contracts.park import Park, changed_config, open_park
+from tests.contracts.people import GUEST, RANKS, TRAINEE, Person, Rank
+from tests.contracts.test_application import (  # noqa: F401 - run on this park too
+    APPROVED,
+    test_a_user_nobody_knows_is_not_approved,
+    test_an_approval_is_not_repeated,
+    test_an_approved_person_earns_points_as_before,
+    test_an_approved_person_is_a_trainee,
+    test_approval_needs_no_upload_and_an_upload_does_not_hinder_it,
+    test_of_many_approvals_at_once_the_person_is_ranked_once,
+)
+from tests.contracts.test_certification import (  # noqa: F401 - run on this park too
+    test_a_certification_is_granted_and_becomes_visible,
+    test_a_certification_is_revoked_and_no_longer_visible,
+    test_a_certification_that_is_held_is_not_granted_again,
+    test_a_rank_below_trainee_may_not_be_certified,
+    test_an_unknown_user_is_404,
+    test_of_many_grants_at_once_one_succeeds,
+    test_somebody_just_promoted_may_be_certified,
+    test_the_trainee_rank_and_above_may_be_certified,
+    test_the_username_matches_in_any_case_and_is_answered_in_its_own,
+)
+from tests.contracts.test_connect import (  # noqa: F401 - run on this park too
+    test_a_place_lets_in_who_reaches_its_clearance,
+    test_a_player_nobody_knows_is_answered_from_the_ranks_alone,
+    test_a_training_server_gives_every_certification_and_lets_in_trainees_and_cast,
+    test_clearance_is_the_highest_threshold_that_the_rank_reaches,
+)
+from tests.contracts.test_profile import (  # noqa: F401 - run on this park too
+    test_a_user_nobody_knows_is_404,
+    test_a_user_with_an_account_shows_its_id,
+    test_a_username_is_found_in_any_case_and_answered_in_its_own,
+    test_a_username_is_nothing_but_a_name,
+    test_certifications_are_those_really_held_in_the_order_of_the_configuration,
+    test_somebody_whom_no_plugin_knows_keeps_the_points_they_earned,
+)
+from tests.standins.roblox import KEY, Roblox, roblox
+from tests.support import unique_id
+
+SHARE = 0.1
+SEED = 7
+MEMBERS_PER_RANK = 60
+
+
+@dataclass
+class RobloxPark(Park):
+    """A Callboard whose people are at Roblox; `repeated` counts the requests that had to be made again."""
+
+    roblox: Roblox = field(kw_only=True)
+    repeated: int = 0
+
+    async def admit_many(self) -> None:
+        """They are there."""
+
+    async def send(self, method: str, path: str, **how: Any) -> httpx.Response:
+        """The answer to one request, made again while what stands behind does not answer."""
+        for _ in range(8):
+            response = await super().send(method, path, **how)
+            if response.status_code not in (502, 503) or "discord" in response.json():
+                break
+            self.repeated += 1
+            await asyncio.sleep(float(response.headers.get("Retry-After", 0.2)))
+        return response
+
+
+def fill(standin: Roblox) -> dict[Rank, list[Person]]:
+    """People of every rank, known to Roblox; every other guest is no member, and asks to join."""
+    people: dict[Rank, list[Person]] = {rank: [] for rank in RANKS}
+    for rank, those in people.items():
+        for number in range(MEMBERS_PER_RANK):
+            if rank is not GUEST:
+                user = standin.add_member(rank.name)
+            elif number % 2:
+                user = standin.add_member()
+            else:
+                user = standin.add_user()
+                standin.join_requests.add(user.id)
+            those.append(Person(user.id, user.name, unique_id(), rank))
+    return people
+
+
+@pytest.fixture(scope="module")
+async def park(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RobloxPark]:
+    """The shipped park at Roblox."""
+    folder = tmp_path_factory.mktemp("on-roblox")
+    async with roblox() as standin:
+        people = fill(standin)
+        options = f'group = {standin.group}\nopen_cloud_url = "{standin.url}"\nusers_url = "{standin.url}"'
+        config = changed_config(
+            folder,
+            {
+                'refresh_after = "15m"': 'refresh_after = "2s"',
+                'identity = ["local"]': 'identity = ["roblox"]',
+                'ranking = "local"': 'ranking = "roblox"',
+                "[plugins.options.local]": f"[plugins.options.roblox]\n{options}\n\n[plugins.options.local]",
+            },
+        )
+        standin.faults.retry_after = 0.1
+        standin.faults.at_random(SHARE, SEED)
+        running = await open_park(
+            folder,
+            form="on-roblox",
+            config=config,
+            variables={"CALLBOARD_ROBLOX_KEY": KEY},
+            kind=partial(RobloxPark, roblox=standin, _people=people),
+        )
+        assert isinstance(running, RobloxPark)
+        try:
+            yield running
+        finally:
+            await running.stop()
+
+
+async def test_an_approval_ranks_the_person_at_roblox_whether_member_or_not(park: RobloxPark) -> None:
+    people = [park.person(GUEST) for _ in range(4)]
+    assert {one.id in park.roblox.members for one in people} == {True, False}
+    for person in people:
+        response = await park.approve(person.id)
+        assert (response.status_code, response.text) == (200, APPROVED)
+        assert park.roblox.holds(person.id) == {TRAINEE.name}
+
+
+async def test_an_approval_of_somebody_who_does_not_ask_to_join_tells_them_to(park: RobloxPark) -> None:
+    outsider = park.roblox.add_user()
+    response = await park.approve(outsider.id)
+    assert response.status_code == 502
+    assert response.json()["message"] == "couldn't rank user"
+    assert "join it on Roblox" in response.json()["discord"]
+    assert outsider.id not in park.roblox.members
+
+
+async def test_nobody_at_roblox_holds_a_rank_that_was_not_given(park: RobloxPark) -> None:
+    for user, roles in park.roblox.members.items():
+        assert len(roles) <= 1, park.roblox.holds(user)
+
+
+async def test_everything_is_consistent_in_the_end(park: RobloxPark) -> None:
+    await park.callboard("verify")
+    assert KEY not in "".join(park.logs().values())
+
+
+async def test_much_went_wrong_at_roblox_and_little_of_it_was_seen(park: RobloxPark) -> None:
+    struck = park.roblox.faults.struck
+    assert struck.total() >= 10, struck
+    assert len(struck) >= 4, struck
+    assert park.repeated <= struck.total(), (park.repeated, struck)
+    assert not [request for request in park.roblox.requests if request.method == "PATCH"]

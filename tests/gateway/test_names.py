@@ -1,0 +1,114 @@
+"""A service behind one name that stands for several addresses, as containers and pods have them."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+
+import gateway.upstreams
+from callboard.servers import free_port
+from common.breaker import FAILURES_IN_A_ROW
+from gateway.proxy import Proxy
+from gateway.routes import Route, Routes
+from gateway.settings import GatewaySettings
+from gateway.upstreams import Upstreams
+from tests.gateway.builders import Echo, served
+from tests.support import Servers, settings, wait_until
+
+ROUTE = Route(method="POST", path="/it", service="it", anyone=True)
+ONE, OTHER = "127.0.0.1", "127.0.0.2"
+
+
+class Name:
+    """What a name stands for just now; None: it cannot be looked up."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses: tuple[str, ...] | None = addresses
+        self.looks = 0
+
+    async def look_up(self, _: str) -> list[str]:
+        self.looks += 1
+        if self.addresses is None:
+            raise OSError
+        return list(self.addresses)
+
+
+@asynccontextmanager
+async def behind(
+    name: Name, echoes: dict[str, Echo], servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway that knows the service by name, and the echoes at their addresses, all with the same port."""
+    monkeypatch.setattr(gateway.upstreams, "_addresses", name.look_up)
+    monkeypatch.setattr(gateway.upstreams, "SECONDS_BETWEEN_LOOKS", 0.05)
+    port = free_port()
+    own = settings(GatewaySettings, servers, upstreams={"it": [f"http://it:{port}"]})
+    async with AsyncExitStack() as stack:
+        for host, echo in echoes.items():
+            await stack.enter_async_context(served(echo, host=host, port=port))
+        upstreams = await stack.enter_async_context(Upstreams(own, {}))
+        transport = httpx.ASGITransport(Proxy(Routes([ROUTE]), [], upstreams, ()))
+        yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
+
+
+async def test_the_addresses_behind_a_name_take_turns(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes = {ONE: Echo(), OTHER: Echo()}
+    async with behind(Name(ONE, OTHER), echoes, servers, monkeypatch) as client:
+        for _ in range(6):
+            assert (await client.post("/it")).status_code == 200
+    assert [len(echo.seen) for echo in echoes.values()] == [3, 3]
+
+
+async def test_an_address_that_comes_or_goes_is_noticed(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes = {ONE: Echo(), OTHER: Echo()}
+    name = Name(ONE)
+    async with behind(name, echoes, servers, monkeypatch) as client:
+        assert (await client.post("/it")).status_code == 200
+        name.addresses = (ONE, OTHER)
+
+        async def is_asked() -> bool:
+            assert (await client.post("/it")).status_code == 200
+            return bool(echoes[OTHER].seen)
+
+        await wait_until(is_asked)
+        name.addresses = (OTHER,)
+        looks = name.looks
+
+        async def is_looked_up() -> bool:
+            assert (await client.post("/it")).status_code == 200
+            return name.looks > looks
+
+        await wait_until(is_looked_up)
+        seen = len(echoes[ONE].seen)
+        for _ in range(4):
+            assert (await client.post("/it")).status_code == 200
+        assert len(echoes[ONE].seen) == seen
+
+
+async def test_one_address_that_is_dead_does_not_close_the_others(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo = Echo()
+    async with behind(Name(ONE, OTHER), {OTHER: echo}, servers, monkeypatch) as client:
+        for _ in range(4 * FAILURES_IN_A_ROW):
+            assert (await client.post("/it")).status_code == 200
+    assert len(echo.seen) == 4 * FAILURES_IN_A_ROW
+
+
+async def test_while_a_name_cannot_be_looked_up_those_known_before_are_asked(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = Name(ONE)
+    async with behind(name, {ONE: Echo()}, servers, monkeypatch) as client:
+        assert (await client.post("/it")).status_code == 200
+        name.addresses, looks = None, name.looks
+
+        async def is_looked_up() -> bool:
+            assert (await client.post("/it")).status_code == 200
+            return name.looks > looks + 1
+
+        await wait_until(is_looked_up)
