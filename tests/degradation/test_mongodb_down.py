@@ -67,12 +67,16 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
 @pytest.mark.parametrize("how", AWAY)
 async def test_a_service_that_starts_before_mongodb_waits_for_it(park: Machine, how: str) -> None:
     replicas = ("accounts-1", "gateway")
+
+    def waits(name: str, began_at: int) -> bool:
+        return "waits for MongoDB" in park.log(name)[began_at:]
+
     await park.stop(*replicas)
     async with away(park, how, "mongod"):
         for name in replicas:
             began_at = len(park.log(name))
             park.launch(name)
-            await wait_until(lambda name=name, at=began_at: "waits for MongoDB" in park.log(name)[at:], 30)
+            await wait_until(partial(waits, name, began_at), 30)
     for name in replicas:
         await wait_until(partial(park.is_ready, name), 30)
 
