@@ -72,7 +72,7 @@ HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
 CMD ["start"]
 
 ARG SERVICE
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="callboard-${SERVICE}" \
       org.opencontainers.image.description="Callboard, the staff backend of a Roblox group: ${SERVICE}" \

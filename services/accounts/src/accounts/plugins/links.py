@@ -158,4 +158,4 @@ def _reason(answer: Answer) -> str:
     except ValidationError:
         return ""
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:_LONGEST_REASON]
+    return " ".join(printable.split())[:_LONGEST_REASON].rstrip(".")

@@ -18,7 +18,7 @@ from common.providers import Budget, Provider
 
 logger = logging.getLogger(__name__)
 
-_CALLS_PER_MINUTE = 30  # not documented; what is limited is a day
+_CALLS_PER_MINUTE = 120  # not documented: what is limited is a day
 _SECONDS = 2.9  # with what the database may take for the fall-back, less than an upload waits
 _EXAMINE_SECONDS = 5.0
 _LIMIT_PAUSE_SECONDS = 3600.0
