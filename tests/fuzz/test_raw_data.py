@@ -20,6 +20,7 @@ SAMPLES = {
     "discord": "300000000000000003",
     "place": "1001",
     "training": "false",
+    "fresh": "true",
     "certification": "tot",
     "moderator": "ParkManager",
     "duration": "60",
