@@ -69,7 +69,7 @@ class Budget:
     async def take(self, urgency: Urgency, deadline: float) -> None:
         """Return once a call may be made. Raises TimeoutError at once if none may before `deadline`."""
         while (wait := self._seconds_until(urgency)) > 0:
-            if time.monotonic() + wait > deadline:
+            if time.monotonic() + wait >= deadline:
                 raise TimeoutError
             await asyncio.sleep(wait)
         self._left -= 1
