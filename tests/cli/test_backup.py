@@ -32,9 +32,10 @@ from callboard.prepare import set_aside_other_keys
 from callboard.restore import restore
 from callboard.verify import verify
 from common.errors import ConfigurationError
-from common.events import ShiftLogged, new_id
+from common.events import new_id
 from common.mongo import Database, check_migrated
 from common.settings import Settings, read_settings
+from tests.accounts.builders import shift_logged
 from tests.cli.machine import CALLBOARD, environment, run
 from tests.cli.machine import machine as folder_of_up
 from tests.support import unique_id, wait_until
@@ -229,18 +230,7 @@ async def test_restored_into_mongodb_and_nats_of_ones_own_a_shift_sent_again_is_
 
 async def publish_a_shift_that_is_newer_than_the_backup(one: Machine) -> None:
     """It is in NATS, and in no database."""
-    event = ShiftLogged(
-        user=unique_id(),
-        place=1001,
-        server="s",
-        training=False,
-        started_at=0,
-        ended_at=600,
-        duration=600,
-        credited_seconds=600,
-        points=10,
-        logged_by="test",
-    )
+    event = shift_logged(unique_id(), points=10)
     client = await nats.connect(one.servers.nats_url)
     await client.jetstream().publish(event.SUBJECT, event.model_dump_json().encode())
     await client.close()

@@ -12,9 +12,9 @@ import pytest
 
 from callboard.access import find_settings, open_database
 from callboard.databases import DATABASES, collections_of
-from common.events import ShiftLogged
 from common.mongo import check_migrated
 from common.settings import Settings
+from tests.accounts.builders import shift_logged
 from tests.cli.machine import CALLBOARD, Machine, machine, run
 from tests.support import ROOT, Servers, unique_id, wait_until
 
@@ -52,21 +52,6 @@ async def log(park: Machine, user: int, seconds: int = 600) -> None:
             return profile.status_code == 200 and profile.json()["points"] == seconds // 60
 
         await wait_until(is_paid)
-
-
-def shift(user: int) -> ShiftLogged:
-    return ShiftLogged(
-        user=user,
-        place=1001,
-        server="s",
-        training=False,
-        started_at=0,
-        ended_at=600,
-        duration=600,
-        credited_seconds=600,
-        points=10,
-        logged_by="test",
-    )
 
 
 # ------------------------------------------------------------------------------------------------- keys
@@ -238,7 +223,7 @@ async def test_verify_finds_everything_that_does_not_add_up(park: Machine, setti
 
 
 async def test_verify_waits_for_what_is_under_way(park: Machine, settings: Settings) -> None:
-    event = shift(unique_id())
+    event = shift_logged(unique_id(), points=10)
     row = {
         "_id": event.id,
         "subject": event.SUBJECT,
@@ -266,7 +251,7 @@ async def test_verify_waits_for_what_is_under_way(park: Machine, settings: Setti
 async def test_a_dead_letter_is_listed_fails_verify_and_is_handled_when_sent_again(
     park: Machine, settings: Settings
 ) -> None:
-    event = shift(unique_id())
+    event = shift_logged(unique_id(), points=10)
     letter = {
         "_id": event.id,
         "subject": event.SUBJECT,

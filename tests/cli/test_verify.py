@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 
@@ -16,6 +15,7 @@ from callboard.verify import Report, verify
 from common.bus import DEAD_LETTERS
 from common.events import ShiftLogged, new_id
 from common.mongo import transaction
+from tests.accounts.builders import shift_logged
 from tests.cli.machine import CALLBOARD, run
 from tests.support import unique_id, wait_until
 from tests.support.accounting import log
@@ -261,29 +261,15 @@ async def test_a_total_is_mended_while_shifts_are_counted(park: Machine) -> None
         for number in range(30):
             await database["accounts"].update_one({"id": user}, {"$inc": {"points": 1_000}})
             await asyncio.gather(
-                totals.mend([(user, None, None)]), record(shift(user)), totals.mend([(user, None, None)])
+                totals.mend([(user, None, None)]),
+                record(shift_logged(user, points=10)),
+                totals.mend([(user, None, None)]),
             )
             account = await database["accounts"].find_one({"id": user})
             assert account is not None
             assert account["points"] == 10 * (number + 1)
         await database["accounts"].delete_one({"id": user})
         await database["ledger"].delete_many({"user": user})
-
-
-def shift(user: int) -> ShiftLogged:
-    return ShiftLogged(
-        occurred_at=datetime.now(UTC),
-        user=user,
-        place=1001,
-        server="s",
-        training=False,
-        started_at=0,
-        ended_at=600,
-        duration=600,
-        credited_seconds=600,
-        points=10,
-        logged_by="test",
-    )
 
 
 def test_one_of_a_thing_is_told_as_one() -> None:
