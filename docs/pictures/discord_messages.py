@@ -36,10 +36,10 @@ _HEAD = """\
 <rect width="{width}" height="{height}" rx="8" fill="#313338"/>
 <circle cx="44" cy="44" r="20" fill="#5865f2"/>
 <text x="44" y="50" text-anchor="middle" font-weight="700" fill="#ffffff">C</text>
-<text x="{left}" y="40" font-weight="700" fill="#f2f3f5">Callboard</text>
-<rect x="184" y="27" width="34" height="16" rx="4" fill="#5865f2"/>
-<text x="201" y="39" text-anchor="middle" font-size="11" font-weight="700" fill="#ffffff">APP</text>
-<text x="228" y="40" font-size="12" fill="#949ba4">Today at 18:04</text>
+<text x="{left}" y="40" textLength="76" font-weight="700" fill="#f2f3f5">Callboard</text>
+<rect x="172" y="27" width="34" height="16" rx="4" fill="#5865f2"/>
+<text x="189" y="39" text-anchor="middle" font-size="11" font-weight="700" fill="#ffffff">APP</text>
+<text x="214" y="40" font-size="12" fill="#949ba4">Today at 18:04</text>
 """
 
 

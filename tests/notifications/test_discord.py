@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import REGISTRY
@@ -47,10 +48,11 @@ class Channel:
         return await self.discord.tell([news(name) for name in names])
 
 
-def news(name: str = "Ann") -> News:
-    """Somebody was approved."""
+def news(name: str = "Ann", ago: float = 0) -> News:
+    """Somebody was approved, so many seconds ago."""
     fields = {"username": name, "id": "1", "rank": "Student", "moderator": "Boss"}
-    return News(str(unique_id()), "application_approved", fields)
+    at = datetime.now(UTC) - timedelta(seconds=ago)
+    return News(str(unique_id()), "application_approved", at, fields)
 
 
 @asynccontextmanager
@@ -92,6 +94,23 @@ async def test_a_message_takes_as_many_lines_as_fit(
     async with channel(servers, monkeypatch, {"application_approved": "x" * characters}) as one:
         assert await one.tell("Ann", "Bob", "Cat", "Dan") == told
         assert one.webhook.lines == ["x" * characters] * told
+
+
+async def test_what_is_late_says_when_it_was_by_the_readers_clock(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with channel(servers, monkeypatch, {"application_approved": "{username}"}) as one:
+        then, now = news("Ann", ago=10), news("Bob")
+        await one.discord.tell([then, now])
+        assert one.webhook.lines == [f"Ann (<t:{int(then.at.timestamp())}:T>)", "Bob"]
+
+
+async def test_what_is_late_is_told_also_where_its_time_finds_no_room(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with channel(servers, monkeypatch, {"application_approved": "x" * 2000}) as one:
+        assert await one.discord.tell([news(ago=10)]) == 1
+        assert one.webhook.lines == ["x" * 2000]
 
 
 async def test_a_limit_that_the_answers_tell_is_never_hit(
@@ -157,6 +176,7 @@ async def test_what_is_not_known_to_be_written_is_written_again(
 ) -> None:
     async with channel(servers, monkeypatch) as one:
         monkeypatch.setattr("notifications.plugins.discord._SECONDS", 0.5)
+        one.discord._rest_seconds = 0.01
         one.standin.faults.slow_seconds = 0.1
         one.standin.faults.next(fault)
         if fault is Fault.SLOW:
@@ -167,6 +187,62 @@ async def test_what_is_not_known_to_be_written_is_written_again(
         assert await one.tell("Bob") == 1
         assert one.webhook.lines[-1].startswith("**Bob**")
         assert refused() == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.HANG, Fault.BROKEN, Fault.CUT, Fault.GARBAGE])
+async def test_a_message_that_may_have_been_written_is_repeated_ever_more_rarely(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    async with channel(servers, monkeypatch) as one:
+        monkeypatch.setattr("notifications.plugins.discord._SECONDS", 0.2)
+        monkeypatch.setattr("notifications.plugins.discord._LONGEST_REST_SECONDS", 400.0)
+        one.standin.faults.always(fault)
+        rests = []
+        for _ in range(12):
+            with pytest.raises(Unavailable):
+                await one.tell("Ann")
+            rests.append(one.discord._budget._paused_until - time.monotonic())
+            with pytest.raises(Unavailable):
+                await one.tell("Ann")  # at once: it waits
+            one.discord._budget._paused_until = 0  # as if the time had passed
+            one.discord._provider._breaker._next_try = 0
+        assert len(one.standin.requests) == 12
+        assert rests == pytest.approx([*(2**number for number in range(9)), 400, 400, 400], abs=0.5)
+        one.standin.faults.clear()
+        assert await one.tell("Ann") == 1
+        one.standin.faults.next(fault)
+        with pytest.raises(Unavailable):
+            await one.tell("Ann")
+        assert one.discord._budget._paused_until - time.monotonic() < 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_who_is_not_discord_cannot_end_the_telling(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    async with channel(servers, monkeypatch) as one:
+        one.discord._rest_seconds = 0.01
+        page = Forged(status, b"<html>Sign in to this network</html>", {"content-type": "text/html"})
+        one.standin.faults.next(page, Forged(status, {"error": "blocked"}))
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await one.tell("Ann")
+        assert refused() == 0
+        assert await one.tell("Ann") == 1
+
+
+async def test_a_webhook_of_a_forum_is_refused_as_a_whole_and_not_message_by_message(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with channel(servers, monkeypatch) as one:
+        one.webhook.is_in_forum = True
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await one.tell("Ann")
+        assert len(one.standin.requests) == 1
+        assert refused() == 1
+        (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert re.search(r"a forum: nothing is told .* \(a text channel", record.getMessage())
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -196,6 +272,10 @@ async def test_a_message_that_discord_does_not_take_says_why(
         with pytest.raises(InvalidEvent, match=r"^Discord answered 400: Message blocked .* \(code 240000\)$"):
             await one.tell("Ann")
         assert await one.tell("Bob") == 1
+        one.standin.faults.next(Forged(400, {"message": "no\n\x1b[31m way" + "!" * 999, "code": 1}))
+        with pytest.raises(InvalidEvent) as caught:
+            await one.tell("Ann")
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 300
 
 
 async def test_no_error_and_no_line_of_ours_has_the_secret(

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt  # which rich, and so `callboard`, shows mark
 from common.errors import InvalidEvent
 from notifications.models import KINDS
 from notifications.plugins.discord import DiscordOptions
-from notifications.plugins.discord_text import check_text, length, link, plain, render
+from notifications.plugins.discord_text import LONGEST_SHOWN, check_text, length, link, plain, render
 
 NASTY = st.sampled_from(
     [
@@ -48,6 +48,9 @@ NASTY = st.sampled_from(
         "e\u0301",
         "é",
         "漢",
+        "שלום",
+        "سلام",
+        "٣",
         "🎢",
     ]
 )
@@ -115,9 +118,10 @@ def test_a_value_is_shown_as_it_is_and_does_nothing(value: str) -> None:
     text = plain(value)
     shown, active = read(text)
     assert not active
-    assert visible(value).startswith(visible(shown.removesuffix("…"))) or shown == "?" or _has_blanks(value)
-    assert shown.isprintable() and shown.strip() == shown and shown
-    assert length(text) <= 128
+    bare = shown.removeprefix("\u2068").removesuffix("\u2069")
+    assert visible(value).startswith(visible(bare.removesuffix("…"))) or bare == "?" or _has_blanks(value)
+    assert bare.isprintable() and bare.strip() == bare and bare
+    assert length(text) <= LONGEST_SHOWN
 
 
 def _has_blanks(value: str) -> bool:
@@ -171,6 +175,13 @@ def test_a_value_is_shown_in_one_line_and_cut_between_characters(value: str, sho
     assert plain(value) == shown
 
 
+@pytest.mark.parametrize("name", ["שלום", "evil شر", "٣", "*שלום*" * 40])
+def test_a_name_from_right_to_left_turns_nothing_around_it(name: str) -> None:
+    text = plain(name)
+    assert (text[0], text[-1]) == ("\u2068", "\u2069")
+    assert length(text) <= LONGEST_SHOWN
+
+
 @given(st.text(max_size=400))
 def test_a_link_is_a_link_whole_and_nothing_else(path: str) -> None:
     url = f"https://park.example/{path}"
@@ -221,6 +232,9 @@ def test_a_text_that_is_accepted_is_never_too_long(text: str, name: str, other: 
         ("{0}", "unknown field"),
         ("{username", "expected fields such as"),
         ("username}", "expected fields such as"),
+        ("`{username}`", r"\{username\} stands in code \(`\)"),
+        ("`x` `{id}`", "stands in code"),
+        ("```\n{id}\n```", "stands in code"),
         ("{username} " * 16, "too long"),
         ("x" * 2001, "too long"),
         ("🎢" * 1001, "too long"),
@@ -233,6 +247,7 @@ def test_a_text_that_cannot_be_used_is_refused_with_the_reason(text: str, reason
 
 def test_braces_that_stay_and_text_without_fields_are_fine() -> None:
     check_text("{{x}} y", ())
+    check_text("`new` {id} `x`", ("id",))
     assert render("{{x}} {id}", {"id": "1"}) == "{x} 1"
 
 

@@ -25,7 +25,7 @@ from tests.notifications.builders import (
     submitted,
 )
 from tests.standins import Fault
-from tests.support import Servers, unique_id
+from tests.support import Servers, unique_id, wait_until
 
 OLD = datetime.now(UTC) - timedelta(hours=25)
 
@@ -88,6 +88,7 @@ async def test_what_happens_is_told_once_though_it_arrives_twice(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, event: Event, line: str
 ) -> None:
     assert type(event) in HANDLERS
+    event = event.model_copy(update={"occurred_at": datetime.now(UTC)})
     async with notifying(servers, monkeypatch) as park:
         await twice(park, [event])
         assert park.lines == [line]
@@ -112,6 +113,19 @@ async def test_most_shifts_are_no_news(servers: Servers, monkeypatch: pytest.Mon
         both = shift(9, flags=("overlap",))
         await twice(park, [both])
         assert len(park.lines) == 2 and len(park.posts()) == 1
+
+
+async def test_what_waited_is_told_in_the_order_in_which_it_happened_and_says_when(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with notifying(servers, monkeypatch) as park:
+        times = [datetime.now(UTC) - timedelta(minutes=minutes) for minutes in (3, 2, 1)]
+        events = [granted(username=str(number), occurred_at=at) for number, at in enumerate(times)]
+        await twice(park, [events[1], events[2], events[0]])
+        assert [line.split("**")[1] for line in park.lines] == ["0", "1", "2"]
+        assert [line.split(" ")[-1] for line in park.lines] == [
+            f"(<t:{int(at.timestamp())}:T>)" for at in times
+        ]
 
 
 async def test_what_is_a_day_old_is_not_told(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +196,38 @@ async def test_what_cannot_be_told_now_is_told_later_and_what_was_told_is_not_re
         await twice(park, [granted()])
         assert len(park.lines) == 31
         assert len({*park.lines}) == 31
+
+
+SURE = (Fault.LIMITED, Fault.BROKEN, Fault.AWAY)
+UNSURE = (Fault.GARBAGE, Fault.CUT, Fault.CLOSED)
+
+
+@pytest.mark.parametrize("kinds", [SURE, (*SURE, *UNSURE)], ids=["nothing was done", "it may have been done"])
+async def test_whatever_goes_wrong_all_is_told_and_again_only_what_may_have_been_written(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, kinds: Sequence[Fault]
+) -> None:
+    monkeypatch.setattr("notifications.plugins.discord._FIRST_REST_SECONDS", 0.01)
+    monkeypatch.setattr("notifications.plugins.discord._LONGEST_REST_SECONDS", 0.05)
+    async with notifying(servers, monkeypatch) as park:
+        park.standin.faults.retry_after = 0.01
+        park.standin.faults.at_random(0.4, seed=1, kinds=kinds)
+        events = [granted(username=f"{number}" + "*" * 60, moderator="@" * 64) for number in range(100, 190)]
+
+        async def is_told() -> bool:
+            try:
+                await on_something(park.service, events)
+            except Unavailable:
+                return False
+            return True
+
+        await wait_until(is_told, 60)
+        assert sorted({line.split(r"\*")[0] for line in park.lines}) == [f"**{n}" for n in range(100, 190)]
+        struck = park.standin.faults.struck
+        assert sum(struck[fault] for fault in SURE) > 3
+        told_again = len(park.lines) - len(events)
+        unsure = sum(struck[fault] for fault in UNSURE)
+        assert (told_again > 0) == (unsure > 0) == (kinds != SURE)
+        assert told_again <= 6 * unsure  # lines of one message
 
 
 async def test_one_that_is_invalid_is_alone_in_that(

@@ -35,6 +35,7 @@ class Webhook:
     per_window: int = 5
     window: float = 2.0
     is_deleted: bool = False
+    is_in_forum: bool = False
     forbidden: str = ""
     """A message with this text in it is refused, as one with a harmful link is."""
     messages: list[str] = field(default_factory=list)
@@ -72,10 +73,10 @@ class Discord(Standin):
         return webhook
 
     def routes(self) -> Iterable[web.RouteDef]:
-        """What it answers."""
+        """What it answers. The URLs that it shows have no version, and lead to an old one, which is not here."""
         return (
-            web.get("/api/webhooks/{id}/{token}", self._show),
-            web.post("/api/webhooks/{id}/{token}", self._write),
+            web.get("/api/v10/webhooks/{id}/{token}", self._show),
+            web.post("/api/v10/webhooks/{id}/{token}", self._write),
         )
 
     def failure(self, status: int) -> web.Response:
@@ -106,6 +107,9 @@ class Discord(Standin):
             "x-ratelimit-bucket": "a",
         }
         payload = json.loads(await request.read())
+        if webhook.is_in_forum:
+            message = "Webhooks posted to forum channels must have a thread_name or thread_id"
+            return web.json_response({"message": message, "code": 220001}, status=400, headers=headers)
         if problem := _problem(payload):
             code, message = problem
             return web.json_response({"message": message, "code": code}, status=400, headers=headers)

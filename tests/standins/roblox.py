@@ -44,11 +44,11 @@ _STATUS = {
 
 @dataclass
 class Key:
-    """An Open Cloud key, and what it may do in which groups."""
+    """An Open Cloud key, and what it may do in which groups; without any, in all, and nothing is said of them."""
 
     owner: int = 1
     operations: set[str] = field(default_factory=lambda: {"read", "write"})
-    groups: list[str] = field(default_factory=lambda: ["*"])
+    groups: list[str] | None = field(default_factory=lambda: ["*"])
     is_enabled: bool = True
     expires: datetime | None = None
 
@@ -217,7 +217,8 @@ class Roblox(Standin):
             group = request.match_info.get("group", "")
             if group and group != str(self.group):
                 raise _Error("NOT_FOUND", "The group does not exist.")
-            if operation and (operation not in key.operations or not {"*", group} & set(key.groups)):
+            reached = ["*"] if key.groups is None else key.groups
+            if operation and (operation not in key.operations or not {"*", group} & set(reached)):
                 raise _Error("PERMISSION_DENIED", f"The key lacks the scope group:{operation}.")
             response: web.Response = await handler(request)
             return response
@@ -351,11 +352,13 @@ class Roblox(Standin):
         key = self.keys.get(str((await request.json()).get("apiKey")))
         if key is None:
             return _gateway_error(401, "Invalid API Key")
-        scopes = [{"name": "group", "operations": sorted(key.operations), "groupIds": key.groups}]
+        scope: dict[str, Any] = {"name": "group", "operations": sorted(key.operations)}
+        if key.groups is not None:
+            scope["groupIds"] = key.groups
         told: dict[str, Any] = {
             "name": "callboard",
             "authorizedUserId": key.owner,
-            "scopes": scopes if key.operations else [],
+            "scopes": [scope] if key.operations else [],
             "enabled": key.is_enabled,
             "expired": key.is_expired,
         }

@@ -5,10 +5,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from common.app import Chassis, create_app, run
+from common.app import Chassis, create_app
 from common.group import load_group
 from common.peers import Apps
 from common.plugins import load
+from common.server import run
 from common.settings import read_settings
 from notifications.handlers import HANDLERS
 from notifications.repository import COLLECTIONS

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 _SHIFT = ("username", "id", "place", "place_id", "duration", "credited", "points")
 
@@ -20,10 +21,11 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 class News:
     """Something that people may want to know: `fields` are those of its kind, as plain text from anywhere.
 
-    `id` is unique, and the same each time the event behind it arrives. `username` is the id where nobody knows
-    a name.
+    `id` is unique, and the same each time the event behind it arrives. It happened `at` this time. `username`
+    is the id where nobody knows a name.
     """
 
     id: str
     kind: str
+    at: datetime
     fields: Mapping[str, str]

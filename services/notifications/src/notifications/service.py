@@ -48,7 +48,7 @@ class Notifications:
         oldest = datetime.now(UTC) - TOO_OLD
         fresh = {
             news.id: news
-            for event in events
+            for event in sorted(events, key=lambda event: event.occurred_at)  # what waited comes in any order
             if event.occurred_at > oldest
             for news in news_of(event, self._group)
         }
@@ -116,7 +116,8 @@ def news_of(event: Event, group: Group) -> Iterator[News]:
     """What people may want to know of an event; nothing of most shifts."""
     match event:
         case ApplicationSubmitted():
-            yield News(event.id, "application_submitted", {"id": str(event.user), "url": event.url})
+            fields = {"id": str(event.user), "url": event.url}
+            yield News(event.id, "application_submitted", event.occurred_at, fields)
         case ApplicationApproved():
             fields = {
                 "username": event.username,
@@ -124,7 +125,7 @@ def news_of(event: Event, group: Group) -> Iterator[News]:
                 "rank": event.rank,
                 "moderator": event.moderator,
             }
-            yield News(event.id, "application_approved", fields)
+            yield News(event.id, "application_approved", event.occurred_at, fields)
         case CertificationGranted() | CertificationRevoked():
             known = group.certifications.get(event.certification)
             fields = {
@@ -137,14 +138,15 @@ def news_of(event: Event, group: Group) -> Iterator[News]:
             is_granted = isinstance(event, CertificationGranted)
             kind = "certification_granted" if is_granted else "certification_revoked"
             # Not the event's id: what `callboard verify --repair` publishes again has another.
-            yield News(f"{event.user}:{event.certification}:{event.version}", kind, fields)
+            change = f"{event.user}:{event.certification}:{event.version}"
+            yield News(change, kind, event.occurred_at, fields)
         case ShiftLogged():
             kinds = {
                 "shift_long": event.duration >= group.notifications.long_shift_hours * 3600,
                 "shift_overlap": "overlap" in event.flags,
             }
             for kind in (kind for kind, is_so in kinds.items() if is_so):
-                yield News(f"{event.id}:{kind}", kind, _fields_of_shift(event, group))
+                yield News(f"{event.id}:{kind}", kind, event.occurred_at, _fields_of_shift(event, group))
 
 
 def _fields_of_shift(shift: ShiftLogged, group: Group) -> dict[str, str]:

@@ -6,17 +6,18 @@ https://docs.discord.com/developers/resources/webhook
 import logging
 import re
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from common import metrics
 from common.errors import ConfigurationError, InvalidEvent, Unavailable
 from common.plugins import Finding, PluginContext
-from common.providers import Budget, Provider, Urgency
+from common.providers import Answer, Budget, Provider, Urgency, fit_to_show
 from notifications.models import KINDS, News
-from notifications.plugins.discord_text import LONGEST_MESSAGE, check_text, length, render
+from notifications.plugins.discord_text import LONGEST_MESSAGE, check_text, length, moment, render
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,12 @@ _PER_MINUTE = 30
 
 _LONGEST_PAUSE_SECONDS = 3600.0
 _SECONDS = 20.0
+_FIRST_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 600.0
+_LATE = timedelta(seconds=5)
+_VERSION = "v10"  # the one for URLs without any is v6, whose Retry-After is in milliseconds
+_NEEDS_THREAD = 220001
 _NEW_ONE = (
-    "Make a new webhook (the channel's settings, Integrations, Webhooks), give its URL as "
+    "Make a new webhook (a text channel's settings, Integrations, Webhooks), give its URL as "
     f"CALLBOARD_{_SECRET.upper()}, and start again."
 )
 
@@ -65,21 +70,28 @@ class _Error(BaseModel):
     code: int = 0
 
 
+class _Refusal(BaseModel):
+    code: int  # without one, it is not Discord who speaks, but something on the way there
+
+
 class Discord:
     """One webhook. Its URL is a secret, which stands in no log, no error and no metric."""
 
     def __init__(self, context: PluginContext) -> None:
         self._texts = context.options(DiscordOptions).model_dump()
         url = context.secret(_SECRET).get_secret_value()
-        found = re.fullmatch(r"(https?://[\w.-]+(?::\d{1,5})?/api(?:/v\d+)?/webhooks/\d+)/([\w-]+)/?", url)
+        found = re.fullmatch(r"(https?://[\w.-]+(?::\d{1,5})?/api)(?:/v\d+)?(/webhooks/\d+)/([\w-]+)/?", url)
         if found is None:
             raise ConfigurationError(
                 f"CALLBOARD_{_SECRET.upper()}: expected the URL of a webhook, "
                 "https://discord.com/api/webhooks/<number>/<token>."
             )
-        base, self._token = found.groups()
-        self._provider = Provider("discord", base, {"User-Agent": "DiscordBot (Callboard, 0.1)"})
+        api, webhook, self._token = found.groups()
+        self._provider = Provider(
+            "discord", f"{api}/{_VERSION}{webhook}", {"User-Agent": "DiscordBot (Callboard, 0.1)"}
+        )
         self._budget = Budget(_PER_MINUTE, _LONGEST_PAUSE_SECONDS)
+        self._rest_seconds = _FIRST_REST_SECONDS
         self._is_refused = False
         self._gauge = metrics.NOTIFIER_REFUSED.labels(context.name)
 
@@ -104,31 +116,50 @@ class Discord:
         if self._is_refused:
             raise Unavailable(self._provider.name)
         lines = self._lines(news)
-        answer = await self._provider.call(
-            "POST",
-            self._token,
-            # Else Discord answers before it knows whether it takes the message.
-            params={"wait": "true"},
-            json={"content": "\n".join(lines), "allowed_mentions": {"parse": []}},
-            budget=self._budget,
-            urgency=Urgency.DECISION,  # the budget is for these alone
-            seconds=_SECONDS,
-            attempts=1,  # the news come again, and others have their turn before
-        )
-        if answer.status in (401, 403, 404):
-            self._is_refused = True
-            self._gauge.set(1)
-            logger.error(
-                "Discord refuses the webhook (%d): nothing is told until the next start. %s",
-                answer.status,
-                _NEW_ONE,
+        answer = None
+        failures = self._provider.failures
+        try:
+            answer = await self._provider.call(
+                "POST",
+                self._token,
+                # Else Discord answers before it knows whether it takes the message.
+                params={"wait": "true"},
+                json={"content": "\n".join(lines), "allowed_mentions": {"parse": []}},
+                budget=self._budget,
+                urgency=Urgency.DECISION,  # the budget is for these alone
+                seconds=_SECONDS,
+                attempts=1,  # the news come again, and others have their turn before
             )
-            raise Unavailable(self._provider.name)
+            self._judge(answer)
+        except Unavailable:
+            if answer is not None or self._provider.failures > failures:  # else nothing was sent, or 429 came
+                self._rest()
+            raise
+        self._rest_seconds = _FIRST_REST_SECONDS
+        return len(lines)
+
+    def _judge(self, answer: Answer) -> None:
+        """Raises what keeps the message from being written, as far as Discord tells it."""
+        if answer.status in (401, 403, 404):
+            self._provider.read(_Refusal, answer)
+            self._refuse(f"refuses the webhook ({answer.status})")
         if answer.status == 400:
             error = self._provider.read(_Error, answer)
-            raise InvalidEvent(f"Discord answered 400: {error.message[:200]} (code {error.code})")
+            if error.code == _NEEDS_THREAD:
+                self._refuse("takes no messages in the webhook's channel, which is a forum")
+            raise InvalidEvent(f"Discord answered 400: {fit_to_show(error.message)} (code {error.code})")
         self._provider.read(_Message, answer)  # who answers anything else may have kept nothing
-        return len(lines)
+
+    def _refuse(self, why: str) -> NoReturn:
+        self._is_refused = True
+        self._gauge.set(1)
+        logger.error("Discord %s: nothing is told until the next start. %s", why, _NEW_ONE)
+        raise Unavailable(self._provider.name)
+
+    def _rest(self) -> None:
+        """Wait longer each time: the message may stand there, and would stand there once more each time."""
+        self._budget.pause(self._rest_seconds)
+        self._rest_seconds = min(2 * self._rest_seconds, _LONGEST_REST_SECONDS)
 
     async def examine(self) -> AsyncIterator[Finding]:
         """Whether Discord knows the webhook; nothing is sent."""
@@ -152,11 +183,14 @@ class Discord:
             )
 
     def _lines(self, news: Sequence[News]) -> list[str]:
-        """As many of the first as fit into one message."""
+        """As many of the first as fit into one message; what is late says when it was, for it may be out of order."""
         lines: list[str] = []
         left = LONGEST_MESSAGE + 1  # after the last line there is no break
+        late = datetime.now(UTC) - _LATE
         for one in news:
             line = render(self._texts[one.kind], one.fields)
+            if one.at < late and length(timed := f"{line} ({moment(one.at)})") <= LONGEST_MESSAGE:
+                line = timed
             left -= length(line) + 1
             if lines and left < 0:
                 break

@@ -8,6 +8,7 @@ times, emoji) is without them: https://docs.discord.com/developers/reference#mes
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from string import Formatter
 from urllib.parse import quote
 
@@ -18,6 +19,9 @@ LONGEST_MESSAGE = 2000
 
 LONGEST_VALUE = 64
 """A longer value is cut."""
+
+LONGEST_SHOWN = 2 * LONGEST_VALUE + 2
+"""A value with all that is put around it and into it."""
 
 LONGEST_LINK = 500
 
@@ -30,6 +34,8 @@ _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _NOTHING = "?"
+_FROM_RIGHT_TO_LEFT = ("R", "AL", "AN")
+_FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
 
 
 def length(text: str) -> int:
@@ -43,14 +49,17 @@ def check_text(text: str, fields: Collection[str]) -> None:
         parts = list(Formatter().parse(text))
     except ValueError:
         raise ValueError("expected fields such as {username}, and {{ or }} for a brace that stays") from None
-    longest = 0
+    longest = ticks = 0
     for literal, field, form, conversion in parts:
         longest += length(literal)
+        ticks += literal.count("`")
         if field is not None:
             if field not in fields or form or conversion:
                 known = ", ".join(f"{{{name}}}" for name in fields)
                 raise ValueError(f"unknown field {{{field}}}; there are: {known}")
-            longest += LONGEST_LINK if field == LINK else 2 * LONGEST_VALUE
+            if ticks % 2:
+                raise ValueError(f"{{{field}}} stands in code (`), where a value is not shown as it is")
+            longest += LONGEST_LINK if field == LINK else LONGEST_SHOWN
     if longest > LONGEST_MESSAGE:
         raise ValueError(
             f"too long: with its fields, it could take {longest} of {LONGEST_MESSAGE} characters"
@@ -65,13 +74,19 @@ def render(text: str, fields: Mapping[str, str]) -> str:
 
 
 def plain(value: str) -> str:
-    """A value as Discord shows it unchanged: on one line, without what is invisible, cut if it is long."""
+    """A value as Discord shows it unchanged: on one line, without what is invisible, cut if it is long.
+
+    What is written from right to left turns nothing around it.
+    """
     visible = "".join(
         " " if character.isspace() else character
         for character in _BLANK.sub("", unicodedata.normalize("NFC", value))
         if character.isspace() or unicodedata.category(character)[0] != "C"
     )
-    return _ACTIVE.sub(r"\\\g<0>", _cut(" ".join(visible.split())) or _NOTHING)
+    text = _ACTIVE.sub(r"\\\g<0>", _cut(" ".join(visible.split())) or _NOTHING)
+    if any(unicodedata.bidirectional(character) in _FROM_RIGHT_TO_LEFT for character in text):
+        return f"{_FIRST_STRONG_ISOLATE}{text}{_POP_DIRECTIONAL_ISOLATE}"
+    return text
 
 
 def link(url: str) -> str:
@@ -81,6 +96,11 @@ def link(url: str) -> str:
     if not safe.startswith(("https://", "http://")) or len(shown) > LONGEST_LINK:
         raise InvalidEvent(f"expected a link of at most {LONGEST_LINK} characters")
     return shown
+
+
+def moment(at: datetime) -> str:
+    """A time of day, which Discord shows by the reader's clock."""
+    return f"<t:{int(at.timestamp())}:T>"
 
 
 def _cut(value: str) -> str:
