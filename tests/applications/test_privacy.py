@@ -85,6 +85,26 @@ async def test_neither_answers_nor_tokens_are_logged(servers: Servers, tmp_path:
     assert 'route="/applications/{token}"' in metrics
 
 
+async def test_what_mongodb_notes_of_its_operations_has_no_token_in_it(servers: Servers) -> None:
+    """What is slow goes into its log as it goes into the profile, where here all goes."""
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.database.command("profile", 2)
+        try:
+            url = (await here.upload(user, q1=CANARY)).json()["url"]
+            assert CANARY in (await here.read(url)).text
+            assert (await here.read(f"{url}x")).status_code == 404
+            assert (await here.approve(user)).status_code == 200
+        finally:
+            await here.database.command("profile", 0)
+        noted = [str(one) async for one in here.database["system.profile"].find()]
+        await here.database.drop_collection("system.profile")
+    token = url.rpartition("/")[2]
+    assert [one for one in noted if token[:8] in one and "'find': 'documents'" in one]
+    assert not [one for one in noted if token[-16:] in one or CANARY in one]
+
+
 async def test_no_event_holds_an_answer(servers: Servers) -> None:
     user = unique_id()
     async with park(servers) as here:

@@ -56,8 +56,22 @@ async def test_the_text_is_plain_and_private(shared_park: Park) -> None:
 
 async def test_an_unknown_token_is_not_found(shared_park: Park) -> None:
     url = (await shared_park.upload(unique_id())).json()["url"]
-    wrong = token_of(url).swapcase()
-    for token in (wrong, "x", "x" * 5000, "%00", "%ff", "$ne", "{}"):
+    right = token_of(url)
+    alike = right[:-1] + ("A" if right[-1] != "A" else "B")
+    for token in (
+        right.swapcase(),
+        alike,
+        right[:-1],
+        f"{right}A",
+        right[:16],
+        right[0],
+        "x",
+        "x" * 5000,
+        "%00",
+        "%ff",
+        "$ne",
+        "{}",
+    ):
         page = await shared_park.client.get(f"/applications/{token}")
         assert (page.status_code, page.text) == (404, NOT_FOUND), token
     assert (await shared_park.client.get("/applications/")).status_code == 404

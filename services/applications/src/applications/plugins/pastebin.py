@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from applications.plugins.store import Store
 from common.errors import Unavailable
 from common.plugins import Finding, PluginContext
-from common.providers import Budget, Provider
+from common.providers import Budget, Provider, fit_to_show
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,6 @@ _CALLS_PER_MINUTE = 120  # not documented: what is limited is a day
 _SECONDS = 2.9  # with what the database may take for the fall-back, less than an upload waits
 _EXAMINE_SECONDS = 5.0
 _LIMIT_PAUSE_SECONDS = 3600.0
-_LONGEST_REASON = 200
 
 # The days that each of its steps lasts, a month counted as 30.
 _STEPS = {1: "1D", 7: "1W", 14: "2W", 30: "1M", 180: "6M", 365: "1Y"}
@@ -132,5 +131,4 @@ def _shown(text: str) -> str:
     """An error of Pastebin's, made fit to be shown; other texts may hold anything."""
     if not text.startswith((_REFUSAL, _LIMIT)):
         return "(no error that its documents tell of)"
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:_LONGEST_REASON]
+    return fit_to_show(text)
