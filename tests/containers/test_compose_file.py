@@ -45,6 +45,12 @@ def test_a_container_is_told_nothing_that_nobody_reads(name: str) -> None:
     assert set(PARTS[name]["environment"]) <= settings | {f"CALLBOARD_{secret}" for secret in plugins}
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_operator_s_command_is_told_what_the_services_are(name: str) -> None:
+    """`doctor` looks at all of it."""
+    assert PARTS[name]["environment"].items() <= PARTS["ops"]["environment"].items()
+
+
 @pytest.mark.parametrize("name", [name for name in PARTS if name != "secrets"])
 def test_a_container_gets_no_more_than_it_needs(name: str) -> None:
     part = PARTS[name]

@@ -7,6 +7,9 @@ import pytest
 from callboard.databases import DATABASES
 from callboard.system import SERVICES
 from tests.containers.engine import Project, logs, run
+from tests.containers.park import ContainerPark
+from tests.contracts.people import CAST
+from tests.support import wait_until
 
 pytestmark = pytest.mark.containers
 
@@ -41,7 +44,19 @@ async def main():
 asyncio.run(main())
 """
 
+TRY_TO_ENTER = """
+import pymongo, pymongo.errors, sys
+user, password = sys.argv[1:]
+try:
+    url = f"mongodb://{user}:{password}@mongo:27017/?replicaSet=callboard&authSource={user}"
+    pymongo.MongoClient(url)[user].outbox.find_one()
+    print("done")
+except pymongo.errors.OperationFailure as error:
+    print(error.code)
+"""
+
 UNAUTHORIZED = "13"
+NOT_AUTHENTICATED = "18"
 
 
 async def passwords(project: Project) -> dict[str, dict[str, str]]:
@@ -121,3 +136,28 @@ async def test_a_service_publishes_no_facts_of_another(project: Project, service
         "$JS.API.STREAM.DELETE.CALLBOARD",
         f"$JS.API.CONSUMER.MSG.NEXT.CALLBOARD.{other}",
     ) == ["done", *["refused"] * 3]
+
+
+async def test_renewed_passwords_are_used_by_all_and_the_old_ones_open_nothing(
+    project: Project, container_park: ContainerPark
+) -> None:
+    before = await passwords(project)
+    command = ("python", "-m", "callboard.container_secrets", "/secrets", "/data")
+    await project.compose("run", "--rm", "-T", "secrets", *command, "admin", exit_code=1)
+    await project.compose("run", "--rm", "-T", "secrets", *command, "shifts", "internal_token")
+    await project.compose("up", "-d", "--force-recreate")
+    await wait_until(project.serves, 60)
+    after = await passwords(project)
+    assert {
+        (kind, name) for kind in after for name in after[kind] if after[kind][name] != before[kind][name]
+    } == {
+        ("mongo", "shifts"),
+        ("nats", "shifts"),
+        ("other", "internal_token"),
+    }
+    old, new = before["mongo"]["shifts"], after["mongo"]["shifts"]
+    assert await in_service(project, "shifts", TRY_TO_ENTER, "shifts", old) == [NOT_AUTHENTICATED]
+    assert await in_service(project, "shifts", TRY_TO_ENTER, "shifts", new) == ["done"]
+    person = container_park.person(CAST)
+    assert (await container_park.log(person.id, 600, ago=60)).status_code == 200
+    await container_park.has_points(person.id, 10)

@@ -138,8 +138,9 @@ def _mounted(folder: Path, name: str, found: Cluster, token: str) -> Path:
     values = {
         "callboard_internal_token": token,
         "callboard_mongo_url": found.mongo_urls[name],
-        "callboard_nats_url": found.nats_urls.get(name, "nats://nobody"),
     }
+    if name in found.nats_urls:
+        values["callboard_nats_url"] = found.nats_urls[name]
     (folder / "..2026").mkdir(parents=True)
     (folder / "..data").symlink_to("..2026")
     for key, value in values.items():

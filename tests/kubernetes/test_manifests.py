@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from callboard.rights import mongodb_ops_roles, mongodb_privileges, nats_subjects, nats_users
-from common.app import DRAIN_SECONDS
 from common.group import load_group
-from common.settings import Settings, read_settings
+from common.server import DRAIN_SECONDS
+from common.settings import ProcessSettings, Settings, read_settings
 from tests.architecture.repository import SERVICES
 from tests.architecture.test_documentation import settings_of
 from tests.kubernetes.manifests import (
@@ -33,7 +33,7 @@ WORKLOADS = workloads()
 PAGE = ROOT / "docs" / "kubernetes.md"
 
 
-def model_of(package: str) -> type[Settings]:
+def model_of(package: str) -> type[ProcessSettings]:
     return Settings if package == "ops" else settings_of(package)
 
 
@@ -192,10 +192,12 @@ def test_whoever_is_called_by_name_has_a_service_of_that_name_and_port() -> None
 
 @pytest.mark.parametrize("name", SERVED)
 def test_a_pod_is_given_the_time_to_finish(name: str) -> None:
-    """Two more than the drain are in app.py: 10 s for requests under way, and what closes behind them (6 s)."""
+    """Two more than the drain are in server.py: 10 s for requests under way, and what closes behind them (6 s)."""
     spec = WORKLOADS[name].pod["spec"]
     before = WORKLOADS[name].container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert before >= 10, "DNS and ingress controllers take some seconds to learn that a pod leaves"
+    if of_kind("Service", objects("base")).get(name, {"spec": {}})["spec"].get("clusterIP") == "None":
+        assert before >= 30 + 5, "DNS keeps an answer for 30 s where nobody told it otherwise"
+    assert before >= 10, "an ingress controller takes some seconds to learn that a pod leaves"
     assert spec["terminationGracePeriodSeconds"] > before + DRAIN_SECONDS + 10 + 6
 
 
@@ -211,6 +213,7 @@ def test_every_deployment_that_serves_has_a_disruption_budget() -> None:
     assert set(of_kind("PodDisruptionBudget", base)) == set(SERVED)
     for name, budget in of_kind("PodDisruptionBudget", base).items():
         assert budget["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "else no node can be emptied"
     scaled = of_kind("HorizontalPodAutoscaler", base)
     for name, deployment in of_kind("Deployment", base).items():
         assert ("replicas" in deployment["spec"]) != (name in scaled), "one of the two decides"
@@ -249,6 +252,21 @@ def test_each_user_of_mongodb_may_do_what_it_may_in_containers() -> None:
     ops = roles.pop("ops")
     assert sorted(ops, key=str) == sorted(mongodb_ops_roles(), key=str)
     assert roles == {name: [{"db": name, "role": "service"}] for name in SERVED}
+
+
+def test_mongodb_has_no_compression_that_reads_what_it_should_not() -> None:
+    (database,) = documents(K8S / "platform/mongodb.yaml")
+    version = tuple(int(part) for part in database["spec"]["version"].split("."))
+    assert (8, 0, 17) <= version < (8, 1), "CVE-2025-14847 was mended there"
+    assert database["spec"]["additionalMongodConfig"]["net.compression.compressors"] == "disabled"
+
+
+def test_a_restore_begins_when_nothing_serves() -> None:
+    """An autoscaler would leave at nothing, for good, what is scaled to it; what is gone begins anew."""
+    (command,) = re.findall(
+        r"^kubectl .* delete deployment (.*) --cascade=foreground$", PAGE.read_text("utf-8"), re.M
+    )
+    assert set(command.split()) == set(SERVED)
 
 
 def test_each_user_of_nats_may_do_what_it_may_in_containers() -> None:

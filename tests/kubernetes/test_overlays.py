@@ -151,12 +151,18 @@ def test_each_gateway_of_prod_lets_its_part_of_every_rate_pass() -> None:
     assert options["replicas"] == scaler["spec"]["minReplicas"]
 
 
-def test_prod_runs_three_of_each_spread_over_zones() -> None:
-    found = rendered("prod")
+@pytest.mark.parametrize("overlay", ["prod", "everything"])
+def test_prod_runs_three_of_each_spread_over_zones(overlay: str) -> None:
+    found = rendered(overlay)
     scalers = of_kind("HorizontalPodAutoscaler", found)
+    by_events = of_kind("ScaledObject", found)
     for name in (*SERVICES, "gateway"):
         spec = of_kind("Deployment", found)[name]["spec"]
-        assert (scalers[name]["spec"]["minReplicas"] if name in scalers else spec["replicas"]) == 3
+        if name in by_events:
+            least = by_events[name]["spec"]["minReplicaCount"]
+        else:
+            least = scalers[name]["spec"]["minReplicas"] if name in scalers else spec["replicas"]
+        assert least == 3, name
         spread = spec["template"]["spec"]["topologySpreadConstraints"]
         assert "topology.kubernetes.io/zone" in {constraint["topologyKey"] for constraint in spread}
         # Each is spread for itself: the pod's own name is added to the selector.

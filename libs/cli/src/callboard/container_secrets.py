@@ -1,14 +1,15 @@
-"""The passwords of a system in containers, made at its first start: `python -m callboard.container_secrets DIR`.
+"""The passwords of a system in containers: `python -m callboard.container_secrets DIR DATA [NAME...]`.
 
 DIR has one folder per reader: each is a volume that only this command and its reader mount, so nobody can read
-the passwords of others. docker-compose.yml runs it before all else.
+the passwords of others. DATA has the volumes of MongoDB and NATS. docker-compose.yml runs it before all else: what is
+missing is made, and so are those of each NAME, again: `internal_token`, or whose users of MongoDB and NATS get others.
 """
 
 import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from callboard.databases import DATABASES
@@ -21,23 +22,25 @@ ADMIN = "admin"
 MONGO, NATS = "mongo:27017", "nats:4222"
 _CALLBOARD_ID, _MONGO_ID, _NATS_ID = 10001, 10002, 10003  # of users and groups; see docker-compose.yml
 
+_TOKEN = "internal_token"  # noqa: S105 - the name of it
+
 Passwords = Mapping[str, Mapping[str, str]]
 """Of "mongo" and "nats" by user, and of "other" things."""
 
 
-def write_secrets(folder: Path) -> None:
-    """Make the passwords that are not there yet, and write what each reader needs of them."""
-    passwords = _complete(folder / ADMIN / "passwords.json")
+def write_secrets(folder: Path, renewed: Collection[str] = ()) -> None:
+    """Make the passwords that are not there yet or are to be others, and write what each reader needs of them."""
+    passwords = _complete(folder / ADMIN / "passwords.json", renewed)
     for name in (*DATABASES, OPS):
         mongo_url = (
             f"mongodb://{name}:{passwords['mongo'][name]}@{MONGO}/?replicaSet={REPLICA_SET}"
             f"&authSource={ADMIN if name == OPS else name}"
         )
-        # The gateway must be told where NATS is, as all are, and does not connect.
-        login = f"{name}:{passwords['nats'][name]}@" if name in passwords["nats"] else ""
         _write(folder / name / "callboard_mongo_url", mongo_url)
-        _write(folder / name / "callboard_nats_url", f"nats://{login}{NATS}")
-        _write(folder / name / "callboard_internal_token", passwords["other"]["internal_token"])
+        if name in passwords["nats"]:
+            nats_url = f"nats://{name}:{passwords['nats'][name]}@{NATS}"
+            _write(folder / name / "callboard_nats_url", nats_url)
+        _write(folder / name / "callboard_internal_token", passwords["other"][_TOKEN])
     _write(folder / "mongo" / "keyfile", passwords["other"]["mongo_keyfile"], _MONGO_ID, is_owner=True)
     _write(folder / "nats" / "nats.conf", _nats_conf(passwords["nats"]), _NATS_ID)
     _write(folder / "grafana" / "password", passwords["other"]["grafana"], 0)
@@ -49,15 +52,21 @@ def read_passwords(folder: Path) -> Passwords:
     return found
 
 
-def _complete(file: Path) -> Passwords:
+def _complete(file: Path, renewed: Collection[str]) -> Passwords:
     known = read_passwords(file.parent) if file.exists() else {}
+    # The administrator's is what the others are changed with.
+    if unknown := set(renewed) - {*DATABASES, OPS, _TOKEN}:
+        raise SystemExit(f"Nothing of this name can be renewed: {', '.join(sorted(unknown))}.")
     wanted = {
         "mongo": (ADMIN, *DATABASES, OPS),
         "nats": nats_users(),
-        "other": ("internal_token", "mongo_keyfile", "grafana"),
+        "other": (_TOKEN, "mongo_keyfile", "grafana"),
     }
     passwords = {
-        kind: {name: known.get(kind, {}).get(name) or secrets.token_hex(32) for name in names}
+        kind: {
+            name: (name not in renewed and known.get(kind, {}).get(name)) or secrets.token_hex(32)
+            for name in names
+        }
         for kind, names in wanted.items()
     }
     if passwords != known:
@@ -105,5 +114,5 @@ def give_data(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_secrets(Path(sys.argv[1]))
+    write_secrets(Path(sys.argv[1]), sys.argv[3:])
     give_data(Path(sys.argv[2]))
