@@ -168,7 +168,8 @@ def present_file(name: str) -> BinaryIO:
         copy = TemporaryFile()  # noqa: SIM115 - the caller closes it
         copyfileobj(sys.stdin.buffer, copy)
     except OSError as error:
-        raise CommandError(f"The backup cannot be read from {name}: {error.strerror}.") from error
+        what = name if name != "-" else "standard input and kept in TMPDIR"
+        raise CommandError(f"The backup cannot be read from {what}: {error.strerror}.") from error
     return copy
 
 
