@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 import gateway.main
-from common.app import run
+from common.server import run
 from common.settings import read_settings
 from gateway.client import Client
 from gateway.settings import GatewaySettings

@@ -25,7 +25,8 @@ from nats.js.errors import NotFoundError
 from accounts.main import open_service
 from accounts.repository import COLLECTIONS
 from common.app import Chassis, background
-from common.bus import STREAM, Bus, Consumer
+from common.bus import STREAM, Bus
+from common.consumer import Consumer
 from common.events import ShiftLogged, new_id
 from common.group import load_group
 from common.mongo import connect, migrate

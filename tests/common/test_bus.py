@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import nats
 import pytest
@@ -12,11 +13,12 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import NoStreamResponseError
+from prometheus_client import REGISTRY
 
 from common.app import background
 from common.bus import Bus
 from common.errors import Unavailable
-from common.events import RankChanged, new_id
+from common.events import Event, RankChanged, new_id
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
@@ -30,7 +32,7 @@ class Relay:
     outbox: Outbox
     database: Database
 
-    async def commit(self, *events: RankChanged) -> None:
+    async def commit(self, *events: Event) -> None:
         """Store events as a use case does."""
 
         async def work(session: Session) -> None:
@@ -39,10 +41,16 @@ class Relay:
         await transaction(self.database, work)
         self.outbox.wake()
 
-    async def are_sent(self, *events: RankChanged) -> bool:
+    async def are_sent(self, *events: Event) -> bool:
         """Whether all of them were published."""
         sent = {"_id": {"$in": [event.id for event in events]}, "sent": True}
         return await self.database[OUTBOX.name].count_documents(sent) == len(events)
+
+
+class Unheard(Event):
+    """An event that no consumer asks for."""
+
+    SUBJECT: ClassVar[str] = "callboard.test.nothing_happened.v1"
 
 
 def changed() -> RankChanged:
@@ -75,8 +83,8 @@ async def relaying(servers: Servers) -> AsyncIterator[Relay]:
 
 async def test_each_of_the_events_published_together_is_told_what_became_of_it(servers: Servers) -> None:
     async with connected(servers) as bus:
-        unheard = "callboard.test.nothing_happened.v1"
-        events = [(new_id(), subject, b"{}", None) for subject in (unheard, "elsewhere.no_stream", unheard)]
+        subjects = (Unheard.SUBJECT, "elsewhere.no_stream", Unheard.SUBJECT)
+        events = [(new_id(), subject, b"{}", None) for subject in subjects]
         errors = await bus.publish_all([*events, events[-1]])
         assert isinstance(errors.pop(1), NoStreamResponseError)
         assert errors == [None] * 3
@@ -152,3 +160,41 @@ async def test_the_relay_looks_for_what_others_left_however_often_it_is_woken(
             left = changed()
             await Relay(Outbox(relay.database), relay.database).commit(left)
             await wait_until(partial(relay.are_sent, left))
+
+
+async def test_one_of_several_relays_works_off_a_backlog_and_another_goes_on_when_it_ends(
+    servers: Servers,
+) -> None:
+    client, database = connect(settings(Settings, servers), f"relay_{unique_id()}")
+    async with client, connected(servers) as bus:
+        await migrate(database, (OUTBOX,))
+        before = Relay(Outbox(database), database)
+        backlog = [Unheard() for _ in range(20 * 256)]
+        for start in range(0, len(backlog), 960):
+            await before.commit(*backlog[start : start + 960])
+
+        def published() -> float:
+            """By all, those included that another published as well."""
+            labels = {"service": database.name}
+            return REGISTRY.get_sample_value("callboard_events_published_total", labels) or 0
+
+        async with AsyncExitStack() as first, AsyncExitStack() as others:
+            await first.enter_async_context(background(partial(Outbox(database).relay, bus)))
+            await wait_until(lambda: published() > 0)
+            for _ in range(2):
+                await others.enter_async_context(background(partial(Outbox(database).relay, bus)))
+            await wait_until(lambda: published() > len(backlog) * 3 / 4, 60)
+            await first.aclose()
+            await wait_until(partial(before.are_sent, *backlog), 60)
+        assert len(backlog) <= published() < 1.6 * len(backlog)
+
+
+async def test_of_relays_that_look_at_the_same_time_one_goes_on(servers: Servers) -> None:
+    client, database = connect(settings(Settings, servers), f"relay_{unique_id()}")
+    async with client, connected(servers) as bus:
+        await migrate(database, (OUTBOX,))
+        before = Relay(Outbox(database), database)
+        backlog = [Unheard() for _ in range(3 * 256)]
+        await before.commit(*backlog)
+        await asyncio.gather(*(Outbox(database).flush(bus) for _ in range(5)))
+        assert await before.are_sent(*backlog)

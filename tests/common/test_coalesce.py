@@ -81,6 +81,24 @@ async def test_items_are_run_alone_only_for_an_error_of_their_own() -> None:
     assert batches == [["a", "outage", "b"]]
 
 
+async def test_items_are_run_alone_all_at_once() -> None:
+    alone: set[str] = set()
+    are_all_there = asyncio.Event()
+
+    async def run(items: Sequence[str]) -> list[str]:
+        if len(items) > 1:
+            raise KeyError
+        alone.update(items)
+        if len(alone) == 3:
+            are_all_there.set()
+        await are_all_there.wait()
+        return list(items)
+
+    coalescer = Coalescer[str, str](run, own_error=lambda error: isinstance(error, KeyError))
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*map(coalescer.submit, "abc")) == ["a", "b", "c"]
+
+
 async def test_each_request_keeps_its_own_deadline_behind_a_stuck_batch() -> None:
     rounds = Rounds()
     coalescer = Coalescer[int, int](rounds.double)

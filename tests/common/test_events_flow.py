@@ -3,19 +3,22 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import nats
 import pytest
 from fastapi import FastAPI
+from nats.js.errors import NotFoundError
 from prometheus_client import REGISTRY
 from pymongo.errors import ConnectionFailure
 
 from common.app import Chassis, create_app
-from common.bus import ACK_WAIT_SECONDS, DEAD_LETTERS, FAILURES_TO_DEAD_LETTER, STREAM, Handler
+from common.bus import ACK_WAIT_SECONDS, STREAM
+from common.consumer import DEAD_LETTERS, FAILURES_TO_DEAD_LETTER, Handler
 from common.events import ApplicationSubmitted, Event, RankChanged
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
@@ -73,7 +76,9 @@ NAMES = (f"flow_{unique_id()}" for _ in iter(int, 1))
 
 
 @asynccontextmanager
-async def listening(servers: Servers, name: str) -> AsyncIterator[Listener]:
+async def listening(
+    servers: Servers, name: str, handlers: Mapping[type[Event], Handler] = HANDLERS
+) -> AsyncIterator[Listener]:
     """A service of this name on the real chassis."""
     own = settings(Settings, servers)
     client, database = connect(own, name)
@@ -90,7 +95,7 @@ async def listening(servers: Servers, name: str) -> AsyncIterator[Listener]:
         routers=[],
         open_service=open_service,
         collections=(OUTBOX, DEAD_LETTERS),
-        handlers=HANDLERS,
+        handlers=handlers,
     )
     async with app.router.lifespan_context(app):
         yield app.state.service
@@ -123,6 +128,30 @@ async def test_what_a_crash_left_in_the_outbox_is_published_by_the_next_start(se
         await transaction(database, work)
     async with listening(servers, name) as listener:
         await wait_until(lambda: user in listener.users())
+
+
+async def test_a_replica_leaves_what_it_does_not_know_to_those_of_a_newer_version(servers: Servers) -> None:
+    name = next(NAMES)
+    newer: Mapping[type[Event], Handler] = {**HANDLERS, ApplicationSubmitted: Listener.hear}
+    client = await nats.connect(servers.nats_url)
+
+    async def asks_for(number: int) -> bool:
+        with suppress(NotFoundError):
+            consumer = await client.jetstream().consumer_info(STREAM, name)
+            return len(consumer.config.filter_subjects or ()) == number
+        return False
+
+    async with client, listening(servers, name) as old:
+        await wait_until(partial(asks_for, 1))
+        async with listening(servers, name, newer) as new:
+            await wait_until(partial(asks_for, 2))
+            new.is_held = True  # so that the other gets some
+            events = [ApplicationSubmitted(application="a", user=unique_id(), url="u") for _ in range(600)]
+            await old.tell(*events)
+            await wait_until(lambda: sample("callboard_events_redelivered_total", service=name) > 0, 60)
+            new.gate.set()
+            await wait_until(lambda: {event.id for event in events} <= {event.id for event in new.heard}, 60)
+        assert all(isinstance(event, RankChanged) for event in old.heard)
 
 
 async def test_many_events_come_in_few_batches(servers: Servers) -> None:
@@ -165,7 +194,7 @@ async def test_a_stop_finishes_what_was_begun_and_leaves_the_rest_to_the_next_at
 async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead_letters(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.bus._LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("common.consumer._LONGEST_PAUSE_SECONDS", 0.1)
     bad, good = unique_id(), unique_id()
     async with listening(servers, next(NAMES)) as listener:
         listener.fails[bad] = ValueError("a bug")
@@ -184,7 +213,7 @@ async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead
 async def test_an_outage_makes_no_dead_letter_however_long_it_lasts(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.bus._LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("common.consumer._LONGEST_PAUSE_SECONDS", 0.01)
     user = unique_id()
     async with listening(servers, next(NAMES)) as listener:
         listener.fails[user] = ConnectionFailure("the primary is away")

@@ -5,6 +5,7 @@ import gzip
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -107,6 +108,28 @@ async def test_what_is_less_urgent_leaves_room_for_the_others() -> None:
     assert decision > 3
 
 
+async def test_a_crowd_of_players_does_not_keep_the_background_out_for_good() -> None:
+    budget = Budget(3000)
+    await spend(budget, Urgency.PLAYER)
+    over = time.monotonic() + 2
+
+    async def keep_asking() -> None:
+        while time.monotonic() < over:
+            with suppress(TimeoutError):
+                await budget.take(Urgency.PLAYER, deadline=time.monotonic() + 1)
+
+    crowd = [asyncio.create_task(keep_asking()) for _ in range(20)]
+    try:
+        await budget.take(Urgency.BACKGROUND, deadline=time.monotonic() + 1)
+        assert time.monotonic() < over
+    finally:
+        for one in crowd:
+            one.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+    left = await spend(budget, Urgency.DECISION)
+    assert left > 20  # what is kept for decisions was left alone
+
+
 async def test_a_call_waits_for_its_turn(company: Company, provider: Provider) -> None:
     budget = Budget(600)
     await spend(budget, Urgency.DECISION)
@@ -161,6 +184,20 @@ async def test_what_the_headers_say_is_left_is_all_that_is_spent() -> None:
             assert answer.status == 200
         assert time.monotonic() - began >= 1.3
         assert len(standin.requests) == 9  # none of them was refused
+
+
+async def test_a_new_window_is_seen_though_the_old_one_was_told_to_last_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("common.providers.time.monotonic", lambda: now)
+    budget = Budget(6000)
+    budget.heed({"x-ratelimit-remaining": "2", "x-ratelimit-reset": "1"})  # 0.4 s, rounded up
+    now += 0.5
+    budget.heed({"x-ratelimit-remaining": "299", "x-ratelimit-reset": "60"})
+    assert await spend(budget, Urgency.DECISION) == 299
+    budget.heed({"x-ratelimit-remaining": "298", "x-ratelimit-reset": "61"})  # was overtaken, and rounded
+    assert await spend(budget, Urgency.DECISION) == 0
 
 
 async def test_what_is_left_is_kept_for_what_is_urgent() -> None:

@@ -47,3 +47,9 @@ async def keys(servers: Servers) -> dict[str, str]:
         "discord": await make_key(servers, "discord"),
         "operator": await make_key(servers, "operator"),
     }
+
+
+@pytest.fixture
+def idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hop's client closes no connection for its age, so that it must close it for what the test says."""
+    monkeypatch.setattr("gateway.client.LONGEST_IDLE_SECONDS", 60.0)

@@ -20,13 +20,13 @@ from pydantic import SecretStr
 
 from common.app import background
 from common.errors import Unavailable
-from common.mongo import Database, connect
+from common.mongo import Database, connect, migrate
 from gateway.errors import WrongKey
-from gateway.keys import KeyTable, list_keys, revoke_key, rotate_key
+from gateway.keys import COLLECTIONS, KeyTable, create_key, list_keys, revoke_key, rotate_key
 from gateway.settings import GatewaySettings
 from tests.gateway.builders import echoes, make_key, open_database, open_gateway, unique_name
 from tests.gateway.relay import Relay, relayed
-from tests.support import Servers, settings, wait_until
+from tests.support import Servers, settings, unique_id, wait_until
 
 
 def far_mongo_url(servers: Servers, relay: Relay) -> str:
@@ -107,6 +107,31 @@ async def test_a_revoked_key_is_refused_within_a_second(client: httpx.AsyncClien
 
     # The machine of the tests may pause for a moment, but not each time.
     assert min([await seconds_to_revoke() for _ in range(3)]) < 1
+
+
+async def test_a_revoked_key_is_refused_also_when_the_clock_of_the_database_was_ahead(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.keys._READ_ALL_EVERY_SECONDS", 0.2)
+    connection, database = connect(settings(GatewaySettings, servers), f"keys_{unique_id()}")
+    async with connection:
+        await migrate(database, COLLECTIONS)
+        key = await create_key(database, name="game", scope="roblox", created_by="the tests")
+        an_hour_ahead = datetime.now(UTC) + timedelta(hours=1)
+        await database["keys"].update_one({}, {"$set": {"changed_at": an_hour_ahead}})
+        table = KeyTable(database)
+        assert (await table.find(key)).name == "game"
+        await revoke_key(database, "game", by="the tests")
+
+        async def is_refused() -> bool:
+            await table.refresh()
+            try:
+                await table.find(key)
+            except WrongKey:
+                return True
+            return False
+
+        await wait_until(is_refused)
 
 
 async def test_a_key_is_refused_from_the_moment_it_expires(

@@ -39,7 +39,7 @@ async def behind(
     name: Name, echoes: dict[str, Echo], servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway that knows the service by name, and the echoes at their addresses, all with the same port."""
-    monkeypatch.setattr(gateway.upstreams, "_addresses", name.look_up)
+    monkeypatch.setattr(gateway.upstreams, "addresses", name.look_up)
     monkeypatch.setattr(gateway.upstreams, "SECONDS_BETWEEN_LOOKS", 0.05)
     port = free_port()
     own = settings(GatewaySettings, servers, upstreams={"it": [f"http://it:{port}"]})

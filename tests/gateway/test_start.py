@@ -167,7 +167,6 @@ async def test_the_process_serves_https_with_a_certificate(servers: Servers, tmp
         port = free_port()
     environment = {
         "CALLBOARD_MONGO_URL": servers.mongo_url,
-        "CALLBOARD_NATS_URL": servers.nats_url,
         "CALLBOARD_INTERNAL_TOKEN": servers.internal_token,
         "CALLBOARD_CONFIG": str(ROOT / "callboard.toml"),
         "CALLBOARD_PORT": str(port),

@@ -16,7 +16,7 @@ async def park() -> AsyncIterator[Machine]:
     """Accounts, certifications and shifts; what fails is tried again soon."""
     changes = (
         QUICK_ACK_WAIT,
-        Change("common.bus:_LONGEST_PAUSE_SECONDS", "set", 0.2),
+        Change("common.consumer:_LONGEST_PAUSE_SECONDS", "set", 0.2),
         Change("common.outbox:_LONGEST_PAUSE_SECONDS", "set", 0.2),
         Change("accounts.service:AccountsService.record_shifts", "raise", name=A_BUG),
     )

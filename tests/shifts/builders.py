@@ -1,11 +1,14 @@
 """What the tests of shifts are made of."""
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
+from common.events import new_id
 from common.peers import KEY_NAME_HEADER
+from shifts.models import Shift
 from tests.support import unique_id
 
 
@@ -39,3 +42,24 @@ async def log(
     if idempotency_key is not None:
         headers["Idempotency-Key"] = idempotency_key
     return await client.post("/log", params=parameters, headers=headers)
+
+
+def recorded_shift(user: int, started_at: int, ended_at: int) -> Shift:
+    """A shift as it is stored."""
+    return Shift(
+        id=new_id(),
+        user=user,
+        place=1001,
+        server="a",
+        training=False,
+        duration=ended_at - started_at,
+        given_ended_at=None,
+        started_at=started_at,
+        ended_at=ended_at,
+        credited_seconds=0,
+        points=0,
+        flags=(),
+        key="north",
+        idempotency_key=None,
+        logged_at=datetime.now(UTC),
+    )

@@ -2,16 +2,20 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
 from common.events import CertificationGranted, CertificationRevoked
 from shifts.handlers import on_certification_changed
-from tests.shifts.builders import bare, log, shift
+from shifts.models import Claim, LogQuery
+from shifts.repository import Repository
+from tests.shifts.builders import bare, log, recorded_shift, shift
 from tests.shifts.conftest import Park
 from tests.support import unique_id
 
 NOW = int(time.time()) - 20_000
+DAY = 24 * 3600
 
 
 async def recorded(park: Park, user: int) -> list[dict[str, object]]:
@@ -103,6 +107,36 @@ async def test_a_retry_that_comes_after_seven_days_is_still_the_same_shift(park:
     late = parameters | {"ended_at": NOW - week}
     assert (await log(park.client, late)).status_code == 200
     assert (await log(park.client, late | {"id": unique_id()})).status_code == 400
+
+
+async def test_a_retry_that_comes_after_our_clock_was_set_back_is_still_the_same_shift(park: Park) -> None:
+    parameters = shift(ended_at=NOW)
+    await log(park.client, parameters)
+    for back in (1, 3600, 6 * DAY):
+        assert await park.service.log(LogQuery(**parameters), "game", None, arrived_at=NOW - back)
+
+
+async def test_a_late_shift_is_held_to_those_around_it_and_reads_none_of_the_many_since(park: Park) -> None:
+    user = unique_id()
+    ends = [NOW - number * 3600 for number in range(10 * 24)]
+    shifts = [recorded_shift(user, end - 1800, end) for end in ends]
+    await park.database["shifts"].insert_many([one.to_document() for one in shifts])
+    late = Claim(user, 1001, "a", False, 3600, NOW - 5 * DAY, NOW, "game", None, True)
+    ancient = replace(late, user=unique_id(), given_ended_at=0)
+    await park.database.command("profile", 2)
+    try:
+        async with park.database.client.start_session() as session:
+            found = await Repository(park.database).recorded(session, [late, ancient])
+            alone = await Repository(park.database).recorded(session, [replace(ancient, user=user)])
+    finally:
+        await park.database.command("profile", 0)
+    noted = await park.database["system.profile"].find({"command.aggregate": 1}).to_list()
+    await park.database.drop_collection("system.profile")
+    assert {one.ended_at for one in found.near[user]} == {NOW - 5 * DAY, NOW - 5 * DAY - 3600}
+    assert alone.near[user] == []
+    assert len(noted) == 2 and all(one["docsExamined"] < 30 for one in noted)  # those of a day at most
+    await log(park.client, shift(id=user, ended_at=NOW - 5 * DAY, duration=3600, server="b"))
+    assert (await credited(park, user))[-1] == 1800
 
 
 async def test_a_bare_shift_repeated_within_half_its_duration_is_the_same_shift(park: Park) -> None:

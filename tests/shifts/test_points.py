@@ -1,9 +1,11 @@
 """Points policies: credited seconds to exact points."""
 
+import time
 from fractions import Fraction
 from typing import Any
 
 import pytest
+from bson import encode
 
 from common.errors import ConfigurationError
 from common.group import Group, load_group
@@ -11,7 +13,9 @@ from common.mongo import connect
 from common.plugins import load
 from shifts.plugins import PointsPolicy
 from shifts.settings import ShiftsSettings
-from tests.support import ROOT, Servers, settings
+from tests.shifts.builders import log, shift
+from tests.shifts.conftest import Park
+from tests.support import ROOT, Servers, settings, unique_id
 
 
 async def policy(servers: Servers, name: str, options: dict[str, Any]) -> PointsPolicy:
@@ -31,6 +35,35 @@ async def test_per_minute_is_exact_to_the_second(servers: Servers) -> None:
     assert chosen.points(3600, training=True) == 0
 
 
+async def test_a_fraction_of_any_points_that_are_taken_fits_into_a_document(servers: Servers) -> None:
+    chosen = await policy(servers, "per_minute", {"points": 0.016666666667})
+    earned = chosen.points(1, training=False) + Fraction(59, 60)
+    assert encode({"numerator": earned.numerator, "denominator": earned.denominator})
+
+
+class Fine:
+    """A policy of somebody's own: of its fractions, no two have a common denominator."""
+
+    def __init__(self) -> None:
+        self._denominator = 2**61
+
+    def points(self, credited_seconds: int, *, training: bool) -> Fraction:  # noqa: ARG002 - the same for all
+        self._denominator -= 1
+        return Fraction(3 * self._denominator // 4, self._denominator)
+
+
+async def test_a_policy_may_answer_any_fraction(park: Park, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(park.service, "_policy", Fine())
+    user = unique_id()
+    for number in range(4):
+        answer = await log(
+            park.client, shift(id=user, ended_at=int(time.time()) - 3600 * number), f"{user}-{number}"
+        )
+        assert answer.status_code == 200
+    paid = [found["points"] async for found in park.database["shifts"].find({"user": user})]
+    assert sum(paid) in (2, 3)  # 3, or the least below
+
+
 async def test_tiers_count_each_minute_by_where_in_the_shift_it_lies(servers: Servers) -> None:
     tiers = [
         {"from_minute": 0, "points": 1},
@@ -47,6 +80,8 @@ async def test_tiers_count_each_minute_by_where_in_the_shift_it_lies(servers: Se
     ("name", "options", "key"),
     [
         ("per_minute", {"points": -1}, r"plugins\.options\.per_minute\.points"),
+        ("per_minute", {"points": 1 / 60}, r"plugins\.options\.per_minute\.points: .* 12 decimal places"),
+        ("tiered", {"tiers": [{"from_minute": 0, "points": 1 / 60}]}, "12 decimal places"),
         ("per_minute", {"point": 1}, r"plugins\.options\.per_minute\.point"),
         ("tiered", {"tiers": [{"from_minute": 5, "points": 1}]}, "the first at 0"),
         ("tiered", {}, r"plugins\.options\.tiered\.tiers"),

@@ -7,7 +7,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import permutations
 from math import floor
@@ -26,16 +25,17 @@ from hypothesis.stateful import (
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
 from common.errors import InvalidQuery, Unavailable
-from common.events import CertificationGranted, CertificationRevoked, new_id
+from common.events import CertificationGranted, CertificationRevoked
 from common.mongo import Database, Document, connect
 from common.peers import Apps
 from shifts import main as shifts
 from shifts.errors import InvalidCertification, KeyReused
 from shifts.handlers import on_certification_changed
-from shifts.models import Claim, LogQuery, Shift
+from shifts.models import Claim, LogQuery
 from shifts.service import Shifts, repeats, uncovered_seconds
 from shifts.settings import ShiftsSettings
 from tests.contracts.park import changed_config
+from tests.shifts.builders import recorded_shift
 from tests.support import Servers, running, unique_id
 from tests.support import settings as settings_of
 
@@ -405,25 +405,5 @@ def test_a_bare_request_repeats_a_shift_with_which_it_shares_more_than_half_its_
 ) -> None:
     shared = [len({*range(duration)} & {*range(start, start + duration)}) for start in starts]
     claim = Claim(1, 1001, "a", False, duration, None, duration, "north", None, True)
-    recorded = [_shift(start, duration) for start in starts]
+    recorded = [recorded_shift(1, start, start + duration) for start in starts]
     assert repeats(claim, None, recorded) == any(2 * seconds > duration for seconds in shared)
-
-
-def _shift(start: int, duration: int) -> Shift:
-    return Shift(
-        id=new_id(),
-        user=1,
-        place=1001,
-        server="a",
-        training=False,
-        duration=duration,
-        given_ended_at=None,
-        started_at=start,
-        ended_at=start + duration,
-        credited_seconds=0,
-        points=0,
-        flags=(),
-        key="north",
-        idempotency_key=None,
-        logged_at=datetime.now(UTC),
-    )

@@ -15,11 +15,11 @@ from fastapi import FastAPI
 
 from callboard.databases import migrate_database
 from common.peers import TOKEN_HEADER
-from common.settings import Settings, read_settings
+from common.settings import ProcessSettings, read_settings
 
 ROOT = Path(__file__).parents[2]
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=ProcessSettings)
 _ids = itertools.count(10**6 + secrets.randbelow(10**15))
 
 
@@ -50,7 +50,7 @@ def unique_id() -> int:
 
 @asynccontextmanager
 async def running(
-    app: FastAPI, settings: Settings, name: str | None = None
+    app: FastAPI, settings: ProcessSettings, name: str | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Migrate the service's database, start the app, and talk to it with the internal token.
 

@@ -116,7 +116,7 @@ async def test_an_error_marks_its_spans_and_its_log_line_names_the_trace(park: T
         *_, failed = await park.spans(answer, 3)
         park.machine.disarm(accounts, "record")
         assert (failed.is_error, failed.attributes["error.type"]) == (True, "ValueError")
-        assert park.lines(accounts, logger="common.bus", level="ERROR", trace_id=failed.trace)
+        assert park.lines(accounts, logger="common.consumer", level="ERROR", trace_id=failed.trace)
         await wait_until(lambda: not park.collector.of(failed.trace)[-1].is_error)  # it comes again
 
 

@@ -35,6 +35,7 @@ _READ_EVERY_SECONDS = 0.5
 _SECONDS_BETWEEN_READS = 0.05
 _READ_AGAIN = timedelta(seconds=10)
 """Longer than a transaction takes: what is dated earlier may still become visible later."""
+_READ_ALL_EVERY_SECONDS = 60.0
 _GRACE_SECONDS = 300.0
 _NOTE_USE_EVERY_SECONDS = 60.0
 
@@ -162,7 +163,7 @@ class KeyTable:
         self._grace_seconds = grace_seconds
         self._keys: dict[bytes, Key] = {}
         self._latest_change: datetime | None = None
-        self._read_at = float("-inf")
+        self._read_at = self._all_read_at = float("-inf")
         self._reads = Coalescer[None, None](self._read, limit=1_000_000)
         self._use_noted_at: dict[bytes, float] = {}
         self._used: set[bytes] = set()
@@ -221,9 +222,16 @@ class KeyTable:
         if (pause := self._read_at + _SECONDS_BETWEEN_READS - started) > 0:
             await asyncio.sleep(pause)
             started += pause
-        since = self._latest_change and self._latest_change - _READ_AGAIN
+        since = None
+        # Now and then all, as a server whose clock was ahead may have dated a change later than those that follow.
+        if self._latest_change and started - self._all_read_at < _READ_ALL_EVERY_SECONDS:
+            since = self._latest_change - _READ_AGAIN
         changed, latest = await self._repository.changed_since(since)
-        self._keys.update((key.hash, key) for key in changed)
+        found = {key.hash: key for key in changed}
+        if since is None:
+            self._keys, self._all_read_at = found, started
+        else:
+            self._keys |= found
         self._latest_change = latest or self._latest_change
         self._read_at = started
         return askers

@@ -6,11 +6,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from fastapi import FastAPI
 from prometheus_client import start_http_server
 
-from common.app import Health, add_health_routes, bare_app, run
+from common.app import Health, add_health_routes, bare_app
 from common.group import load_group
 from common.mongo import connect, wait_until_migrated
 from common.peers import Apps
 from common.plugins import load
+from common.server import run
 from common.settings import read_settings
 from common.tracing import make_tracer
 from gateway.connections import ClientConnection, allow_open_files

@@ -93,7 +93,10 @@ class Repository:
     async def note(
         self, session: Session, *, at: datetime, by: str, action: str, name: str, **more: Any
     ) -> None:
-        """Record who did what to the key; nothing ever changes or removes these records."""
+        """Record who did what to the key, or to what else an operator may change by hand, of this name.
+
+        Nothing ever changes or removes these records.
+        """
         await self._audit.insert_one(
             {"at": at, "by": by, "action": action, "name": name, **more}, session=session
         )

@@ -6,14 +6,14 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
-from common.settings import Settings
+from common.settings import ProcessSettings
 
 BaseUrl = Annotated[
     str, StringConstraints(pattern=r"^https?://([^/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$")
 ]
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(ProcessSettings):
     """Settings of the gateway."""
 
     upstreams: dict[str, Annotated[list[BaseUrl], Field(min_length=1)]] = Field(

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,10 +13,10 @@ from prometheus_client import Counter
 from starlette.types import ASGIApp, Message
 
 from common import metrics
-from common.app import DRAIN_SECONDS
 from common.breaker import Breaker
 from common.errors import Unavailable
-from common.peers import TOKEN_HEADER, Apps
+from common.peers import TOKEN_HEADER, Apps, addresses
+from common.server import DRAIN_SECONDS
 from gateway.client import Busy, Client, Lost, NotConnected
 from gateway.errors import UpstreamLost, UpstreamSlow
 from gateway.incoming import HOP_BY_HOP, Header
@@ -119,10 +118,11 @@ class Upstreams:
                 replica.breaker.note_answer()
                 if is_last:
                     replica.leaving_until = time.monotonic() + DRAIN_SECONDS
-                # 401 means that our token is not its own, as while one is replaced: it did nothing, and it is not
-                # for the caller, who has a key.
                 if status != 401:
                     return Answer(status, _passed_on(answered), body)
+                # Our token is not its own, as while one is replaced: it did nothing, and it is not for the caller,
+                # who has a key.
+                _failures(service, "refused").inc()
         raise UpstreamLost(service) if was_sent else Unavailable(service)
 
 
@@ -183,7 +183,7 @@ class _Replicas:
     """Where a service listens: each address gets its turn to be the first to be tried.
 
     A name may stand for several addresses, which come and go: of containers, or of pods behind a headless
-    Service. The system sorts them the same way each time, so whoever connects by name calls one of them only.
+    Service.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -214,8 +214,8 @@ class _Replicas:
         for url, known in self._found.items():
             there = {replica.address: replica for replica in known}
             with suppress(OSError, UnicodeError):
-                addresses = await _addresses(url)
-                self._found[url] = [there.get(address) or _Replica(url, address) for address in addresses]
+                present = await addresses(urlsplit(url).hostname or "")
+                self._found[url] = [there.get(address) or _Replica(url, address) for address in present]
         self._all = [replica for found in self._found.values() for replica in found]
 
     def close(self) -> None:
@@ -224,13 +224,6 @@ class _Replicas:
             self._looking.cancel()
         for replica in self._all:
             replica.client.close()
-
-
-async def _addresses(url: str) -> list[str]:
-    """What the host of the URL stands for. Raises OSError and UnicodeError."""
-    host = urlsplit(url).hostname
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return sorted({str(address[0]) for *_, address in found})
 
 
 @lru_cache

@@ -1,21 +1,16 @@
 """The chassis: one way to build a service, so that each has the same errors, health, metrics and logs."""
 
 import asyncio
-import gc
 import hmac
 import logging
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pymongo
-import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -26,23 +21,19 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
-from common.bus import Bus, Consumer, Handler
+from common.bus import Bus
+from common.consumer import Consumer, Handler
 from common.errors import ServiceError, Unavailable
 from common.events import Event, new_id
 from common.group import Group, load_group
-from common.logs import configure_logging, key_name, request_id
+from common.logs import key_name, request_id
 from common.mongo import Collection, Database, connect, is_outage, wait_until_migrated
 from common.outbox import Outbox
 from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER, Apps, Peer
 from common.settings import Settings
-from common.tracing import TRACEPARENT_HEADER, Tracer, make_tracer, stop_tracing
+from common.tracing import TRACEPARENT_HEADER, Tracer, make_tracer
 
 logger = logging.getLogger(__name__)
-
-DRAIN_SECONDS = 3.0
-"""How long a service that stops still answers callers that keep connections open: longer than they stay idle."""
-
-_START_FAILED = 3
 
 Work = Callable[[], Awaitable[None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -184,70 +175,6 @@ def answer(model: BaseModel, *, headers: Mapping[str, str] | None = None) -> Res
     """The model as a JSON answer, to the character: no spaces, absent fields left out."""
     body = model.model_dump_json(by_alias=True, exclude_none=True)
     return Response(body, media_type="application/json", headers=headers)
-
-
-def run(
-    app: FastAPI,
-    settings: Settings,
-    name: str,
-    *,
-    http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
-    drain_seconds: float = DRAIN_SECONDS,
-    tls_cert: Path | None = None,
-    tls_key: Path | None = None,
-) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is in flight; HTTPS where a certificate is given.
-
-    `http` is the class that serves one connection. For at most `drain_seconds`, callers that keep connections
-    open are still answered and told to go.
-    """
-    configure_logging(name, settings.log_level)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)  # with the freeze, measured to halve the slowest answers
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=http,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-        ssl_certfile=tls_cert,
-        ssl_keyfile=tls_key,
-    )
-    server = _Server(config, app, drain_seconds)
-    with suppress(KeyboardInterrupt):
-        server.run()
-    if not server.started:
-        sys.exit(_START_FAILED)
-
-
-class _Server(uvicorn.Server):
-    """Stops only when its callers have gone, so that no request meets a connection that closes.
-
-    A request that does could not be sent again, unless it is safe to repeat: nobody would know whether it
-    took effect.
-    """
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
-        super().__init__(config)
-        self._app = app
-        self._drain_seconds = drain_seconds
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.state.health.is_draining = True
-        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
-        deadline = time.monotonic() + self._drain_seconds
-        while (  # noqa: ASYNC110 - uvicorn has no event for it
-            self.server_state.connections and time.monotonic() < deadline and not self.force_exit
-        ):
-            await asyncio.sleep(0.05)
-        await super().shutdown(sockets)
-        stop_tracing()
 
 
 @dataclass

@@ -10,12 +10,13 @@ class Breaker:
     """Opens after several failures in a row; then lets one request through now and then, until one is answered."""
 
     def __init__(self) -> None:
-        self._failures = 0
+        self.failures = 0
+        """How many requests in a row were not answered."""
         self._next_try = 0.0
 
     def lets_pass(self) -> bool:
         """Whether the next request may be sent."""
-        if self._failures < FAILURES_IN_A_ROW:
+        if self.failures < FAILURES_IN_A_ROW:
             return True
         now = time.monotonic()
         if now < self._next_try:
@@ -25,10 +26,10 @@ class Breaker:
 
     def note_answer(self) -> None:
         """It answers."""
-        self._failures = 0
+        self.failures = 0
 
     def note_failure(self) -> None:
         """It did not answer."""
-        self._failures += 1
-        if self._failures == FAILURES_IN_A_ROW:
+        self.failures += 1
+        if self.failures == FAILURES_IN_A_ROW:
             self._next_try = time.monotonic() + SECONDS_BETWEEN_TRIES

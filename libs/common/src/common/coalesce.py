@@ -28,9 +28,9 @@ class Coalescer(Generic[Item, Result]):
 
     `run` takes the items of a batch and answers their results in the same order; a result that is an
     exception is raised to its own caller only. When `run` raises, `own_error` says whether the cause may be
-    one single item (a duplicate, a failed validation): then each item is run again alone. Otherwise (a
-    time-out, a lost primary) the whole batch fails with that exception, and so do those who waited for it for
-    a while: the next batch may take as long again.
+    one single item (a duplicate, a failed validation): then each item is run again alone, all at once.
+    Otherwise (a time-out, a lost primary) the whole batch fails with that exception, and so do those who waited
+    for it for a while: the next batch may take as long again.
 
     With `key`, a batch holds at most one item of each key; the others wait for a later batch, in order.
 
@@ -114,8 +114,7 @@ class Coalescer(Generic[Item, Result]):
         except Exception as error:
             is_own = self._own_error(error)
             if is_own and len(batch) > 1:
-                for entry in batch:
-                    await self._settle([entry])
+                await asyncio.gather(*(self._settle([entry]) for entry in batch))
             else:
                 for _, future, _ in batch if is_own else [*batch, *self._impatient()]:
                     if not future.done():

@@ -1,4 +1,4 @@
-"""What can go wrong in any service; `app.py` turns these into JSON, and nothing else does."""
+"""What can go wrong in any service, and how it is answered."""
 
 from collections.abc import Mapping
 from inspect import getdoc
@@ -72,6 +72,13 @@ class Unavailable(ServiceError):
 
     def __init__(self, what: str) -> None:
         super().__init__(503, f"{what} is unavailable, try again", headers={"Retry-After": "1"})
+
+
+class Locked(Unavailable):
+    """503: another transaction holds what this one writes, and does not end; the same request may succeed later."""
+
+    def __init__(self) -> None:
+        super().__init__("database")
 
 
 def error_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:

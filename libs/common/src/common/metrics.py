@@ -23,7 +23,7 @@ UPSTREAM_SECONDS = Histogram(
 )
 UPSTREAM_FAILURES = Counter(
     "callboard_upstream_failures",
-    "Attempts that a service behind the gateway did not answer: busy, unreachable, lost, slow.",
+    "Attempts that a service behind the gateway did not answer: busy, unreachable, lost, slow, or refused for our token.",
     ["upstream", "reason"],
 )
 PROVIDER_SECONDS = Histogram(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,8 +28,8 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from common.errors import ConfigurationError
-from common.settings import Settings
+from common.errors import ConfigurationError, Locked
+from common.settings import ProcessSettings
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ _OUTAGE_CODES = {
 }
 _DUPLICATE_KEY = 11000
 _VALIDATION_FAILED = 121
+_WRITE_CONFLICT = 112
+_TOO_LARGE = {4568, 10334}  # what a $lookup finds for all of them
 
 T = TypeVar("T")
 
@@ -88,7 +91,7 @@ class _Client(AsyncMongoClient[Document]):
 _shared: ContextVar[_Client | None] = ContextVar("shared", default=None)
 
 
-def connect(settings: Settings, service: str) -> tuple[_Client, Database]:
+def connect(settings: ProcessSettings, service: str) -> tuple[_Client, Database]:
     """A client of the running event loop, and the service's own database. Close the client when done."""
     client = _shared.get()
     if client is None:
@@ -104,7 +107,7 @@ def connect(settings: Settings, service: str) -> tuple[_Client, Database]:
 
 
 @asynccontextmanager
-async def shared_client(settings: Settings, name: str) -> AsyncIterator[None]:
+async def shared_client(settings: ProcessSettings, name: str) -> AsyncIterator[None]:
     """Who connects in here, or in a task that is started here, gets the same client.
 
     For services that share a process and a MongoDB: measured, one client instead of five saves a quarter of
@@ -119,16 +122,36 @@ async def shared_client(settings: Settings, name: str) -> AsyncIterator[None]:
         await client.close()
 
 
-async def transaction(database: Database, work: Callable[[Session], Awaitable[T]]) -> T:
+async def transaction(
+    database: Database,
+    work: Callable[[Session], Awaitable[T]],
+    *,
+    locked_seconds: float = TIMEOUT_SECONDS,
+) -> T:
     """What `work` answers, after all that it wrote with the given session is committed and durable.
 
     `work` may run more than once: let it have no effect but on this database. The reads in it see one
-    snapshot, and a concurrent change of a document that it writes makes it run again.
+    snapshot, and a concurrent change of a document that it writes makes it run again. Raises Locked when that
+    is still so `locked_seconds` later, as after a process has died between its writes and its commit.
     """
+    first_conflict = math.inf
+
+    async def attempt(session: Session) -> T:
+        nonlocal first_conflict
+        try:
+            return await work(session)
+        except OperationFailure as error:
+            if error.code == _WRITE_CONFLICT:
+                now = time.monotonic()
+                first_conflict = min(first_conflict, now)
+                if now - first_conflict > locked_seconds:
+                    raise Locked from error
+            raise
+
     with pymongo.timeout(TIMEOUT_SECONDS):
         async with database.client.start_session() as session:
             return await session.with_transaction(
-                work, read_concern=ReadConcern("snapshot"), write_concern=_DURABLE
+                attempt, read_concern=ReadConcern("snapshot"), write_concern=_DURABLE
             )
 
 
@@ -144,13 +167,20 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_own_error(error: Exception) -> bool:
-    """Whether one single document of a batch may be the cause: a duplicate, or a failed validation."""
+    """Whether one single item of a batch may be the cause.
+
+    That is a duplicate, a failed validation, more than 16 MB to read, or what another transaction holds.
+    """
+    if isinstance(error, Locked):
+        return True
     if isinstance(error, BulkWriteError):
         codes = {item["code"] for item in error.details.get("writeErrors", ())}
         return bool(codes & {_DUPLICATE_KEY, _VALIDATION_FAILED})
     if isinstance(error, DuplicateKeyError):
         return True
-    return isinstance(error, WriteError) and error.code == _VALIDATION_FAILED
+    if isinstance(error, WriteError):
+        return error.code == _VALIDATION_FAILED
+    return isinstance(error, OperationFailure) and error.code in _TOO_LARGE
 
 
 async def migrate(database: Database, collections: Sequence[Collection]) -> None:

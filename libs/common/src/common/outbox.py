@@ -90,7 +90,10 @@ class Outbox:
                 deadline = asyncio.get_running_loop().time() + _POLL_SECONDS
                 while await self._is_woken(deadline):
                     rows = await self._just_committed()
-                    await self._publish(bus, rows)
+                    sent, failure = await self._publish(bus, rows)
+                    await self._mark(sent)
+                    if failure is not None:
+                        raise Unavailable("nats") from failure
                     if len(rows) == _BATCH:
                         self.wake()  # there may be more
                 pause = 0.1
@@ -102,7 +105,11 @@ class Outbox:
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def flush(self, bus: Bus) -> None:
-        """Publish all that is unsent, oldest first. Raises Unavailable; the rest stays for the next look."""
+        """Publish what is unsent, oldest first. Raises Unavailable; the rest stays for the next look.
+
+        Of relays that are at the same events, the one that marks the first of them goes on, and the others leave it
+        the rest.
+        """
         self._forget_finished()
         last = ""
         while True:
@@ -114,8 +121,12 @@ class Outbox:
             )
             if not last:
                 await self._tell_depth(rows)
-            await self._publish(bus, rows)
-            if len(rows) < _BATCH:
+            sent, failure = await self._publish(bus, rows)
+            is_first = await self._mark(sent[:1]) == 1
+            await self._mark(sent[1:])
+            if failure is not None:
+                raise Unavailable("nats") from failure
+            if len(rows) < _BATCH or not is_first:
                 return
             last = rows[-1]["_id"]
 
@@ -147,20 +158,23 @@ class Outbox:
         wanted = {"_id": {"$in": list(self._added)}, "sent": False}
         return await self._rows.find(wanted, batch_size=_BATCH, hint="_id_").limit(_BATCH).to_list()
 
-    async def _publish(self, bus: Bus, rows: Sequence[Document]) -> None:
+    async def _publish(self, bus: Bus, rows: Sequence[Document]) -> tuple[list[str], Exception | None]:
+        """The ids of those that were published, and why the others were not."""
         if not rows:
-            return
+            return [], None
         errors = await bus.publish_all(
             [(row["_id"], row["subject"], row["payload"], row.get("traceparent")) for row in rows]
         )
         sent = [row["_id"] for row, error in zip(rows, errors, strict=True) if error is None]
-        if sent:
-            await self._marks.update_many(
-                {"_id": {"$in": sent}}, {"$set": {"sent": True, "sent_at": datetime.now(UTC)}}
-            )
-            for event_id in sent:
-                self._added.pop(event_id, None)
-            metrics.EVENTS_PUBLISHED.labels(self._service).inc(len(sent))
-        failed = [error for error in errors if error is not None]
-        if failed:
-            raise Unavailable("nats") from failed[0]
+        metrics.EVENTS_PUBLISHED.labels(self._service).inc(len(sent))
+        return sent, next(filter(None, errors), None)
+
+    async def _mark(self, sent: Sequence[str]) -> int:
+        """Mark these sent; answers how many no other relay had marked."""
+        if not sent:
+            return 0
+        marks = {"$set": {"sent": True, "sent_at": datetime.now(UTC)}}
+        found = await self._marks.update_many({"_id": {"$in": list(sent)}, "sent": False}, marks, hint="_id_")
+        for event_id in sent:
+            self._added.pop(event_id, None)
+        return found.modified_count

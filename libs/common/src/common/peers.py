@@ -1,12 +1,13 @@
 """Calls from one service to another's internal routes.
 
-In one process the other service's app is called directly; else over HTTP, in turn to each of its replicas
-when one does not answer.
+In one process the other service's app is called directly; else over HTTP, each call to the next of its replicas,
+and to one more after the other where none can be reached.
 """
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,9 +34,10 @@ class Peer:
 
     def __init__(self, name: str, urls: str, token: str, apps: Apps) -> None:
         self.name = name
-        self._urls = [url.strip().rstrip("/") for url in urls.split(",")]
+        self._urls = [httpx.URL(url.strip().rstrip("/")) for url in urls.split(",")]
+        self._is_here = name in apps
         self._turn = itertools.count()
-        transport = httpx.ASGITransport(apps[name], raise_app_exceptions=False) if name in apps else None
+        transport = httpx.ASGITransport(apps[name], raise_app_exceptions=False) if self._is_here else None
         limits = httpx.Limits(max_connections=100, keepalive_expiry=LONGEST_IDLE_SECONDS)
         self._client = httpx.AsyncClient(
             transport=transport, headers={TOKEN_HEADER: token}, limits=limits, trust_env=False
@@ -48,8 +50,9 @@ class Peer:
     async def post(self, path: str, body: Mapping[str, Any], *, seconds: float = 5.0) -> dict[str, Any]:
         """The JSON answer to POST `path`.
 
-        When a connection is lost, another replica is asked: what is asked for must be safe to repeat. Raises
-        Unavailable when none answers in `seconds`, and the other service's own ServiceError when it refuses.
+        When a replica cannot be reached, breaks off or has another token, another is asked: what is asked for must be
+        safe to repeat.
+        Raises Unavailable when none answers in `seconds`, and the other service's own ServiceError when it refuses.
         """
         return await self._call("POST", path, seconds, json=body)
 
@@ -67,23 +70,55 @@ class Peer:
             )
             if value
         }
-        first = next(self._turn)
+        limits = httpx.Timeout(seconds, connect=seconds / 3)  # of one that is gone, nothing may come back
         try:
             async with asyncio.timeout(seconds):  # httpx does not limit a call within the process
-                for attempt in range(max(2, len(self._urls))):
-                    url = self._urls[(first + attempt) % len(self._urls)]
-                    with suppress(httpx.NetworkError, httpx.RemoteProtocolError):
-                        answer = await self._client.request(method, url + path, headers=headers, **how)
-                        return self._read(answer)
+                for named, url in await self._replicas():
+                    with suppress(httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout):
+                        answer = await self._client.request(
+                            method,
+                            url.copy_with(path=path),
+                            headers=headers | {b"host": named.netloc},
+                            extensions={"sni_hostname": named.host},
+                            timeout=limits,
+                            **how,
+                        )
+                        # 401: our token is not its own, as while one is replaced; it did nothing.
+                        if answer.status_code != 401:
+                            return self._read(answer)
         except (TimeoutError, httpx.HTTPError) as error:
             raise Unavailable(self.name) from error
         raise Unavailable(self.name)
 
+    async def _replicas(self) -> Sequence[tuple[httpx.URL, httpx.URL]]:
+        """The URL and, with an address in it, the same again: of each replica, in this call's turn.
+
+        The only one comes twice, as a service that restarts closes its connections.
+        """
+        found: list[tuple[httpx.URL, httpx.URL]] = []
+        for url in self._urls:
+            with suppress(OSError, UnicodeError):
+                hosts = [url.host] if self._is_here else await addresses(url.host)
+                found += [(url, url.copy_with(host=host)) for host in hosts]
+        first = next(self._turn) % max(1, len(found))
+        return found * 2 if len(found) == 1 else [*found[first:], *found[:first]]
+
     def _read(self, answer: httpx.Response) -> dict[str, Any]:
-        # 401 means that our token is not theirs, which no caller of ours can mend.
-        if answer.status_code in (401, 500, 503, 504):
+        if answer.status_code in (500, 503, 504):
             raise Unavailable(self.name)
-        body: dict[str, Any] = answer.json()
+        try:
+            body: dict[str, Any] = answer.json()
+        except ValueError as error:  # of something in between, or of a wrong URL
+            raise Unavailable(self.name) from error
         if answer.is_error:
             raise ServiceError(answer.status_code, body.get("message"), discord=body.get("discord"))
         return body
+
+
+async def addresses(host: str) -> Sequence[str]:
+    """What a name stands for: of containers or pods, it may be several. Raises OSError and UnicodeError.
+
+    The system sorts them the same way each time, so whoever connects by name calls one of them only.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return sorted({str(address[0]) for *_, address in found})

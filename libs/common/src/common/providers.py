@@ -32,6 +32,8 @@ _RESET = ("x-ratelimit-reset-after", "x-ratelimit-reset")
 _FIRST_PAUSE_SECONDS = 0.1
 _BURST_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 120.0
+_SECONDS_BETWEEN_COMPLAINTS = 60.0
+_LONGEST_REASON = 200
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -67,11 +69,21 @@ class Budget:
         self._paused_until = 0.0
 
     async def take(self, urgency: Urgency, deadline: float) -> None:
-        """Return once a call may be made. Raises TimeoutError at once if none may before `deadline`."""
-        while (wait := self._seconds_until(urgency)) > 0:
-            if time.monotonic() + wait >= deadline:
+        """Return once a call may be made. Raises TimeoutError at once if none may before `deadline`.
+
+        What is in the background has waited long enough after half of the time, and is then as urgent as a
+        player: else a crowd of players, who never end, would keep it out for good.
+        """
+        now = time.monotonic()
+        half = max(now, (now + deadline) / 2)
+        later = min(urgency, Urgency.PLAYER)
+        while (wait := self._seconds_until(urgency if now <= half else later)) > 0:
+            if now <= half:
+                wait = min(wait, max(half - now, self._seconds_until(later)))
+            if now + wait >= deadline:
                 raise TimeoutError
             await asyncio.sleep(wait)
+            now = time.monotonic()
         self._left -= 1
         self._told_left -= 1
 
@@ -88,9 +100,12 @@ class Budget:
             return
         self._told_limit = _number(headers.get("x-ratelimit-limit")) or float("inf")
         now = time.monotonic()
+        until = now + min(seconds, self._longest_pause)
+        # The time told is rounded, so the next window may begin before this one seems to be over.
+        is_next = now >= self._told_until or until > self._told_until + max(1.0, seconds / 2)
         # Answers overtake each other, and calls under way are not counted yet: the least is right.
-        self._told_left = remaining if now >= self._told_until else min(self._told_left, remaining)
-        self._told_until = now + min(seconds, self._longest_pause)
+        self._told_left = remaining if is_next else min(self._told_left, remaining)
+        self._told_until = until
 
     def _seconds_until(self, urgency: Urgency) -> float:
         now = time.monotonic()
@@ -100,6 +115,27 @@ class Budget:
         told_wanted = 1 + (min(self._most, self._told_limit) - 1) * urgency / 10
         told = self._told_until - now if self._told_left < told_wanted else 0.0
         return max(self._paused_until - now, told, (wanted - self._left) / self._per_second)
+
+
+class Complaints:
+    """Whether it is time to complain in the log again: what is wrong with a provider is wrong with every call."""
+
+    def __init__(self) -> None:
+        self._next_at = float("-inf")
+
+    def are_due(self) -> bool:
+        """Once a minute at most."""
+        now = time.monotonic()
+        if now < self._next_at:
+            return False
+        self._next_at = now + _SECONDS_BETWEEN_COMPLAINTS
+        return True
+
+
+def fit_to_show(text: str) -> str:
+    """What a provider said, as one short line that no log and no terminal stumbles over."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_LONGEST_REASON]
 
 
 class Answer(NamedTuple):
@@ -130,6 +166,11 @@ class Provider:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def failures(self) -> int:
+        """How many requests in a row were sent and failed, on the way or there: some may have taken effect."""
+        return self._breaker.failures
 
     async def close(self) -> None:
         """End its connections."""

@@ -1,4 +1,4 @@
-"""What every service reads from its environment.
+"""What the gateway and every service read from their environment.
 
 Each setting is the environment variable `CALLBOARD_<NAME>`, or a file of that name (in lower case) in the
 folder that `CALLBOARD_SECRETS_DIR` names; the variable wins.
@@ -14,13 +14,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from common.errors import ConfigurationError
 
 
-class Settings(BaseSettings):
-    """Settings of the chassis; a service adds its own in a subclass."""
+class ProcessSettings(BaseSettings):
+    """What the gateway and every service read."""
 
     model_config = SettingsConfigDict(env_prefix="CALLBOARD_", frozen=True, extra="ignore")
 
     mongo_url: SecretStr = Field(description="MongoDB connection string; must name a replica set")
-    nats_url: SecretStr = Field(description="NATS server, credentials included; several separated by commas")
     internal_token: SecretStr = Field(
         min_length=32, description="what calls between gateway and services carry"
     )
@@ -33,6 +32,12 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
         description="OpenTelemetry collector that gets traces (OTLP over HTTP), without `/v1/traces`",
     )
+
+
+class Settings(ProcessSettings):
+    """Settings of the chassis; a service adds its own in a subclass."""
+
+    nats_url: SecretStr = Field(description="NATS server, credentials included; several separated by commas")
     stream_max_age_days: int = Field(30, ge=1, description="days that NATS keeps an event")
     stream_max_bytes: int = Field(
         1 << 30, ge=1 << 20, description="bytes that NATS keeps; full refuses new events"
@@ -40,7 +45,7 @@ class Settings(BaseSettings):
     stream_replicas: int = Field(1, ge=1, le=5, description="NATS servers that hold each event")
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=ProcessSettings)
 
 
 def read_settings(model: type[S], **given: Any) -> S:

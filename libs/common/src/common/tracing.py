@@ -16,7 +16,7 @@ from opentelemetry.trace import Span as OpenTelemetrySpan
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from common.settings import Settings
+from common.settings import ProcessSettings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -33,7 +33,7 @@ _processors: dict[str, "SpanProcessor"] = {}
 """What sends spans, by endpoint: the services of a process share it, with its queue and its thread."""
 
 
-def make_tracer(settings: Settings, service: str) -> "Tracer | None":
+def make_tracer(settings: ProcessSettings, service: str) -> "Tracer | None":
     """What makes the spans of a service; None where no collector is configured."""
     return Tracer(service, settings.otlp_endpoint) if settings.otlp_endpoint else None
 

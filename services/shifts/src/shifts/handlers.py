@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from common.bus import Handler
+from common.consumer import Handler
 from common.events import CertificationGranted, CertificationRevoked, Event
 from shifts.service import Shifts
 

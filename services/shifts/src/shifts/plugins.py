@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 from fractions import Fraction
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,11 +20,15 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Points = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=12)]
+"""What a minute is worth; with more places, the fraction that is carried on would not fit into a document."""
+
+
 class PerMinuteOptions(_Options):
     """plugins.options.per_minute: points for a credited minute."""
 
-    points: Decimal = Field(Decimal(1), ge=0, le=1_000_000)
-    training_points: Decimal = Field(Decimal(0), ge=0, le=1_000_000)
+    points: Points = Decimal(1)
+    training_points: Points = Decimal(0)
 
 
 class PerMinute:
@@ -44,14 +48,14 @@ class Tier(_Options):
     """What a minute is worth from a minute of the shift on."""
 
     from_minute: int = Field(ge=0)
-    points: Decimal = Field(ge=0, le=1_000_000)
+    points: Points
 
 
 class TieredOptions(_Options):
     """plugins.options.tiered: tiers by rising `from_minute`, the first at 0."""
 
     tiers: tuple[Tier, ...] = Field(min_length=1)
-    training_points: Decimal = Field(Decimal(0), ge=0, le=1_000_000)
+    training_points: Points = Decimal(0)
 
     @model_validator(mode="after")
     def _rises_from_zero(self) -> "TieredOptions":

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
-from common.bus import DEAD_LETTERS
+from common.consumer import DEAD_LETTERS
 from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX
 from shifts.models import Claim, HeldCertification, Recorded, Shift, Timesheet
@@ -45,6 +45,9 @@ CLOCK_SKEW_SECONDS = 60
 """How far ahead of ours a game server's clock may be."""
 
 _DAY_SECONDS = 24 * 3600
+"""No shift is longer."""
+
+_LONGEST_SET_BACK_SECONDS = 7 * _DAY_SECONDS
 
 
 class Repository:
@@ -134,17 +137,31 @@ class Repository:
 
 
 def _near(claims: Sequence[Claim]) -> list[Document]:
-    """Filters for the shifts near the claims: one for each day, as a late claim asks for days of shifts."""
+    """Filters for the shifts near the claims: one for each day, as claims of some days are near few shifts each.
+
+    However old a claim is, and however many shifts the person has worked since, it reads those around it.
+    """
     by_day: dict[int, list[Claim]] = {}
     for claim in claims:
         by_day.setdefault(claim.started_at // _DAY_SECONDS, []).append(claim)
-    return [
-        {
-            "user": {"$in": [claim.user for claim in day]},
-            "ended_at": {"$gt": min(claim.started_at for claim in day) - CLOCK_SKEW_SECONDS},
-        }
-        for day in by_day.values()
-    ]
+    filters: list[Document] = []
+    for day in by_day.values():
+        start = min(claim.started_at for claim in day) - CLOCK_SKEW_SECONDS
+        end = max(_latest_end(claim) for claim in day) + CLOCK_SKEW_SECONDS
+        filters.append(
+            {
+                "user": {"$in": [claim.user for claim in day]},
+                "ended_at": {"$gt": start, "$lt": end + _DAY_SECONDS},
+                "started_at": {"$lt": end},
+            }
+        )
+    return filters
+
+
+def _latest_end(claim: Claim) -> int:
+    """Where a shift that the claim repeats may end: where it says, also if our clock was set back since."""
+    said = claim.arrived_at if claim.given_ended_at is None else claim.given_ended_at
+    return min(said, claim.arrived_at + _LONGEST_SET_BACK_SECONDS)
 
 
 def _look_up(name: str, collection: Collection, match: Document) -> Document:
