@@ -12,7 +12,11 @@ import pytest
 
 from callboard.access import find_settings, open_database
 from callboard.databases import DATABASES, collections_of
-from common.mongo import check_migrated
+from callboard.dead_letters import drop
+from callboard.errors import CommandError
+from callboard.verify import verify
+from common.events import ShiftLogged
+from common.mongo import Document, check_migrated
 from common.settings import Settings
 from tests.accounts.builders import shift_logged
 from tests.cli.machine import CALLBOARD, Machine, machine, run
@@ -282,6 +286,78 @@ async def test_a_dead_letter_is_listed_fails_verify_and_is_handled_when_sent_aga
         await wait_until(is_in_the_ledger)
     assert "There are no dead letters." in (await park.callboard("dead-letters", "list")).out
     assert (await park.callboard("verify")).status == 0
+
+
+def dead_letter(event_id: str, reason: str = "invalid: user: a test") -> Document:
+    """What stands in the dead letters of accounts."""
+    return {
+        "_id": event_id,
+        "subject": ShiftLogged.SUBJECT,
+        "payload": b"{}",
+        "reason": reason,
+        "at": datetime.now(UTC),
+    }
+
+
+async def test_dead_letters_that_are_worth_nothing_are_dropped_by_their_ids_and_the_audit_says_so(
+    park: Machine, settings: Settings
+) -> None:
+    dropped, kept = ([f"{name}-{unique_id()}" for name in names] for names in (("a", "b"), ("c",)))
+    async with open_database(settings, "accounts") as accounts, open_database(settings, "gateway") as gateway:
+        await accounts["dead_letters"].insert_many([dead_letter(one) for one in (*dropped, *kept)])
+        for service, ids, why in (
+            ("accounts", [dropped[0], "none"], "^accounts has no dead letter none: nothing was dropped"),
+            ("shifts", dropped, f"^shifts has no dead letter {', '.join(dropped)}: nothing"),
+            ("gateway", dropped, "^There is no service gateway; there are: accounts, "),
+        ):
+            with pytest.raises(CommandError, match=why):
+                await drop(settings, service, ids)
+        assert await accounts["dead_letters"].count_documents({}) == 3
+
+        answer = await park.callboard("dead-letters", "drop", "accounts", *dropped)
+        assert (answer.status, answer.error) == (0, f"accounts has forgotten: {', '.join(dropped)}.\n")
+        assert [letter["_id"] async for letter in accounts["dead_letters"].find()] == kept
+        noted = await gateway["audit"].find({"name": {"$in": dropped}}).sort("name").to_list()
+        assert [(one["action"], one["service"], one["reason"]) for one in noted] == [
+            ("dropped dead letter", "accounts", "invalid: user: a test")
+        ] * 2
+        assert all(one["by"] for one in noted)
+        await drop(settings, "accounts", kept)
+
+
+async def test_a_dropped_shift_is_missing_in_the_ledger_until_a_repair(
+    park: Machine, settings: Settings
+) -> None:
+    user = unique_id()
+    await log(park, user)
+    async with open_database(settings, "accounts") as accounts, open_database(settings, "shifts") as shifts:
+        shift = await shifts["shifts"].find_one({"user": user})
+        assert shift is not None
+        await accounts["ledger"].delete_one({"_id": shift["_id"]})
+        await accounts["accounts"].update_one({"id": user}, {"$set": {"points": 0}})
+        await accounts["dead_letters"].insert_one(dead_letter(shift["_id"]))
+        await drop(settings, "accounts", [shift["_id"]])
+
+        found = await verify(settings, lambda *_: None, patience_seconds=0.4)
+        assert (found.is_good, found.differences["shifts"]) == (
+            False,
+            [f"Shift {shift['_id']} of person {user} is not in the ledger."],
+        )
+        await verify(settings, lambda *_: None, repair=True, patience_seconds=0.4)
+
+        async def is_counted() -> bool:
+            return await accounts["ledger"].count_documents({"_id": shift["_id"]}) == 1
+
+        await wait_until(is_counted)
+
+
+async def test_a_reason_with_brackets_is_listed_as_it_is(park: Machine, settings: Settings) -> None:
+    async with open_database(settings, "accounts") as accounts:
+        await accounts["dead_letters"].insert_one(dead_letter("x", reason="KeyError: '[/x]' [red]"))
+        try:
+            assert "KeyError: '[/x]' [red]" in (await park.callboard("dead-letters", "list")).out
+        finally:
+            await accounts["dead_letters"].delete_one({"_id": "x"})
 
 
 # ----------------------------------------------------------------------------------------- what there is

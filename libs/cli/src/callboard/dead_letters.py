@@ -1,17 +1,22 @@
-"""Events that a service gave up on: what they are, and sending them again."""
+"""Events that a service gave up on: what they are, sending them again, and dropping those worth nothing."""
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from callboard.access import open_database
+from callboard.access import open_database, open_databases
 from callboard.databases import DATABASES
 from callboard.errors import CommandError
+from callboard.keys import operator
+from callboard.system import SERVICES
 from common.app import background
-from common.bus import DEAD_LETTERS, Bus
+from common.bus import Bus
+from common.consumer import DEAD_LETTERS
+from common.mongo import Session, transaction
 from common.settings import Settings
+from gateway.repository import Repository as Gateway
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,39 @@ async def replay(settings: Settings) -> int:
                 await database[DEAD_LETTERS.name].delete_one({"_id": letter.id})
         await bus.close()
     return len(letters)
+
+
+async def drop(settings: Settings, service: str, ids: Sequence[str]) -> None:
+    """Forget these dead letters of the service for good, all or none; the gateway's audit keeps which they were.
+
+    What a letter tells of is as true as before: `verify` still finds a shift that is in no ledger. Raises
+    CommandError that names those that are not there.
+    """
+    if service not in SERVICES:
+        raise CommandError(f"There is no service {service}; there are: {', '.join(SERVICES)}.")
+    async with open_databases(settings) as databases:
+        letters = databases[service][DEAD_LETTERS.name]
+        audit = Gateway(databases["gateway"])
+
+        async def work(session: Session) -> None:
+            wanted = {"_id": {"$in": list(ids)}}
+            found = {letter["_id"]: letter async for letter in letters.find(wanted, session=session)}
+            if missing := [one for one in ids if one not in found]:
+                raise CommandError(
+                    f"{service} has no dead letter {', '.join(missing)}: nothing was dropped. "
+                    "`callboard dead-letters list` shows which it has."
+                )
+            for one in found.values():
+                await audit.note(
+                    session,
+                    at=datetime.now(UTC),
+                    by=operator(),
+                    action="dropped dead letter",
+                    name=one["_id"],
+                    service=service,
+                    subject=one["subject"],
+                    reason=one["reason"],
+                )
+            await letters.delete_many(wanted, session=session)
+
+        await transaction(databases[service], work)

@@ -36,7 +36,7 @@ async def create(
                 networks=networks,
                 expires_at=expires_at,
                 rate=rate,
-                created_by=_operator(),
+                created_by=operator(),
             )
 
 
@@ -50,14 +50,14 @@ async def rotate(settings: Settings, name: str, overlap: timedelta) -> str:
     """Make a successor and answer it; the old key stays valid for `overlap`. Raises CommandError."""
     with _told_in_a_sentence():
         async with open_database(settings, "gateway") as database:
-            return await rotate_key(database, name, overlap, _operator())
+            return await rotate_key(database, name, overlap, operator())
 
 
 async def revoke(settings: Settings, name: str) -> None:
     """Let no key of this name open anything. Raises CommandError."""
     with _told_in_a_sentence():
         async with open_database(settings, "gateway") as database:
-            await revoke_key(database, name, _operator())
+            await revoke_key(database, name, operator())
 
 
 def state(key: Key) -> str:
@@ -77,7 +77,7 @@ def _told_in_a_sentence() -> Iterator[None]:
         raise CommandError(str(problem)) from None
 
 
-def _operator() -> str:
+def operator() -> str:
     """Who runs this command, for the record."""
     try:
         return getpass.getuser()
