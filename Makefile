@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+JOBS ?= 3
 PACKAGES := libs/common services/accounts services/certifications services/applications services/shifts services/notifications gateway libs/cli
 OWN := callboard callboard-common callboard-accounts callboard-applications callboard-certifications callboard-gateway callboard-notifications callboard-shifts
 
@@ -20,7 +21,7 @@ up: install ## Run Callboard (options: make up ARGS="--port 9000")
 	@.venv/bin/callboard up $(ARGS)
 
 test: install ## Run every test on real MongoDB and NATS processes
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 faults: install ## Kill, stop and cut every part under load, then count (SEEDS=10)
 	.venv/bin/python -m tests.faults --seeds $(or $(SEEDS),4)

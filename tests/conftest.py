@@ -16,9 +16,15 @@ from callboard.servers import Server, listens, mongod, nats_server
 from tests.containers.engine import has_engine
 from tests.containers.park import ContainerPark, StartPark, container_park
 from tests.support import Servers, wait_until
+from tests.support.keeper import tidy_up_after_this_process
 
 # A run that is told to stop (by a time limit, say) also stops its servers.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_configure() -> None:
+    """Leave nothing behind, however this run ends; the workers of pytest-xdist do so each for itself."""
+    tidy_up_after_this_process()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +41,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("one-process", "processes", "compose", "replicas"),
         help="a form of the park to hold the contract against, repeatable; without it, those without containers",
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks when its turn comes
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where a run is spread over processes, what shares the fixtures of a file or a form of the park."""
+    for item in items:
+        form = item.callspec.params.get("park") if hasattr(item, "callspec") else None
+        item.add_marker(pytest.mark.xdist_group(form or str(item.path)))
 
 
 @pytest.fixture(scope="session")
