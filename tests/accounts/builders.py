@@ -68,8 +68,8 @@ class Company:
     """A ranking and identity plugin whose ranks and names are kept elsewhere: here, where a test changes them.
 
     While `is_down`, nothing is answered; while `may_answer` is cleared, answers wait. `lacking` are members
-    that the list leaves out, `lost` the cursors that are not known any more, and `stuck` one that is never
-    answered.
+    that the list leaves out, `strange` users whom it tells nothing of, `lost` the cursors that are not known any
+    more, `stuck` one that is not answered, and `turning` one whose page is the next as well.
     """
 
     def __init__(self, ranks: Mapping[int, int] | None = None, *, has_list: bool = False) -> None:
@@ -81,8 +81,10 @@ class Company:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.lacking: set[int] = set()
-        self.lost: set[str] = set()
+        self.lost: list[str] = []
+        self.strange: set[int] = set()
         self.stuck: str | None = None
+        self.turning: str | None = None
         self.page_size = 2
         self.asked: list[int] = []
         self.set_to: list[tuple[int, int]] = []
@@ -99,6 +101,8 @@ class Company:
     async def read(self, user: int, urgency: Urgency) -> int | None:  # noqa: ARG002 - nobody is preferred
         self.asked.append(user)
         await self._answer()
+        if user in self.strange:
+            raise Unavailable("this user")
         return self.ranks.get(user)
 
     async def set(self, user: int, rankid: int) -> None:
@@ -113,14 +117,15 @@ class Company:
         await self._answer()
         if not self.has_list:
             raise Unavailable("the list")
-        if cursor == self.stuck:
-            await asyncio.get_running_loop().create_future()
+        await wait_until(lambda: cursor != self.stuck, 60)
         if cursor in self.lost:
             self.lost.remove(cursor)
             raise CursorLost
         start = int(cursor or 0)
         listed = sorted((user, rank) for user, rank in self.ranks.items() if user not in self.lacking)
         end = start + self.page_size
+        if cursor == self.turning:
+            return MembersPage(listed[start:end], cursor)
         return MembersPage(listed[start:end], str(end) if end < len(listed) else "")
 
     async def by_id(self, user: int) -> Person | None:

@@ -1,4 +1,4 @@
-"""One accounts service for each file of tests in this folder."""
+"""What the tests of accounts build on: the running service, or the Roblox plugins on a stand-in."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,10 +9,14 @@ import pytest
 
 from accounts.main import create
 from accounts.models import LocalPerson
+from accounts.plugins.roblox import RobloxRanking
 from accounts.service import AccountsService, import_people
+from callboard.databases import migrate_database
 from common.group import Group, load_group
 from common.mongo import Database, connect
 from common.settings import Settings
+from tests.accounts.on_roblox import ranking
+from tests.standins.roblox import Roblox, roblox
 from tests.support import ROOT, Servers, running, settings, unique_id
 
 
@@ -53,3 +57,28 @@ async def park(servers: Servers) -> AsyncIterator[Park]:
     client, database = connect(own, "accounts")
     async with running(app, own) as http, client:
         yield Park(http, app.state.service, database, load_group(ROOT / "callboard.toml"))
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[Roblox]:
+    """A Roblox, and a group there, in good order."""
+    async with roblox() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """The database of accounts."""
+    own = settings(Settings, servers)
+    await migrate_database(own, "accounts")
+    client, database = connect(own, "accounts")
+    async with client:
+        yield database
+
+
+@pytest.fixture
+async def plugin(database: Database, standin: Roblox) -> AsyncIterator[RobloxRanking]:
+    """The ranking plugin, which has learnt the roles and asked for nothing else."""
+    async with ranking(database, standin) as own:
+        standin.requests.clear()
+        yield own

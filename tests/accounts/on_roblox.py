@@ -10,8 +10,13 @@ from accounts.plugins.roblox import RobloxIdentity, RobloxRanking
 from common.group import Group, load_group
 from common.mongo import Database
 from common.plugins import load
-from tests.standins.roblox import KEY, Roblox
+from common.providers import Urgency
+from tests.standins import Forged
+from tests.standins.roblox import KEY, LADDER, Roblox
 from tests.support import ROOT
+
+TRAINEE, CAST, SENIOR, MANAGER, EXECUTIVE = LADDER.values()
+GATEWAY_401 = Forged(401, {"errors": [{"code": 0, "message": "Invalid API Key"}]})
 
 
 def group_on(standin: Roblox, **options: Any) -> Group:
@@ -45,3 +50,13 @@ async def identity(database: Database, standin: Roblox) -> AsyncIterator[RobloxI
     plugin: RobloxIdentity = load("callboard.identity", "roblox", group_on(standin), database)
     async with plugin:
         yield plugin
+
+
+def changes(standin: Roblox) -> list[str]:
+    """The calls that change something, in order."""
+    return [one.path.rpartition(":")[2] for one in standin.requests if one.method != "GET"]
+
+
+async def read(plugin: RobloxRanking, user: int) -> int | None:
+    """The rankid of a user whom a player waits for."""
+    return await plugin.read(user, Urgency.PLAYER)

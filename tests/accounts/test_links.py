@@ -161,6 +161,7 @@ async def test_what_is_no_id_is_no_answer_and_is_not_kept(links: Links) -> None:
         Forged(400, {"error": "no"}),
         Forged(401),
         Forged(403, {"message": "no"}),
+        Forged(404, b"<!DOCTYPE html><title>Not Found</title>"),
     ],
     ids=str,
 )
@@ -442,7 +443,7 @@ async def test_the_doctor_hears_of_a_wrong_key_and_how_to_mend_it(links: Links, 
 
 
 async def test_the_doctor_hears_of_a_company_that_does_not_answer_as_it_should(links: Links) -> None:
-    for fault in (Forged(400, {"error": "no"}), Fault.AWAY):
+    for fault in (Forged(400, {"error": "no"}), Forged(404, b"<!DOCTYPE html>"), Fault.AWAY):
         links.rover.faults.always(fault)
         (wrong,) = await findings(links, "rover")
         assert not wrong.is_right

@@ -112,6 +112,34 @@ async def test_an_import_is_visible_at_once_also_where_there_is_an_account(park:
     assert any(f'"user":{person.id},'.encode() in event["payload"] for event in events)
 
 
+async def test_an_import_changes_a_name_that_only_plugins_without_names_come_before(park: Park) -> None:
+    person = await park.person()
+    await park.service.set_rank(person.id, 20)
+    assert (await park.profile(id=person.id))["username"] == person.username
+    plugins = park.group.plugins.model_copy(update={"identity": ("bloxlink", "local")})
+    linked = park.group.model_copy(update={"plugins": plugins})
+    changed = LocalPerson(id=person.id, username=f"Renamed_{person.id}", rank="20")
+    await import_people(park.database, linked, [changed])
+    assert (await park.profile(id=person.id))["username"] == changed.username
+
+
+async def test_an_import_changes_no_rank_and_no_name_that_others_tell(park: Park) -> None:
+    person = await park.person("Cast Member")
+    await park.service.set_rank(person.id, 20)
+    before = await park.database["accounts"].find_one({"id": person.id})
+    assert before is not None
+    told = await park.database["outbox"].count_documents({})
+    plugins = park.group.plugins.model_copy(update={"identity": ("roblox", "local"), "ranking": "roblox"})
+    elsewhere = park.group.model_copy(update={"plugins": plugins})
+    changed = LocalPerson(id=person.id, username=f"Renamed_{person.id}", rank="40")
+    await import_people(park.database, elsewhere, [changed])
+    assert await park.database["accounts"].find_one({"id": person.id}) == before
+    assert await park.database["outbox"].count_documents({}) == told
+    imported = await park.database["people"].find_one({"_id": person.id})
+    assert imported is not None
+    assert (imported["username"], imported["rankid"]) == (changed.username, 40)
+
+
 async def test_an_import_with_a_fault_changes_nobody(park: Park) -> None:
     known, other = await park.person(), unique_id()
     twin = LocalPerson(id=unique_id(), username=known.username.upper())

@@ -167,6 +167,28 @@ async def test_what_was_set_after_a_read_began_is_not_undone_by_it(park: Outside
     assert await park.rank_changes(user) == [TRAINEE, GUEST]
 
 
+async def test_a_rank_and_a_name_that_seem_to_be_read_in_the_future_are_read_again(park: OutsidePark) -> None:
+    same, other = unique_id(), unique_id()
+    park.company.ranks |= {same: CAST, other: MANAGER}
+    for user in (same, other):
+        await park.store(user, CAST, days=-365)
+        park.company.names[user] = "Now"
+        read = {"username": "Before", "username_read_at": datetime.now(UTC) + timedelta(days=365)}
+        await park.database["accounts"].update_one({"id": user}, {"$set": read})
+    assert await park.clearance(same) == 0  # as one that is too old to trust
+
+    async def are_read() -> bool:
+        profiles = [(await park.profile(user)) for user in (same, other)]
+        return [
+            (one.json()["rankid"], one.json()["username"], int(one.headers[AGE]) < 60) for one in profiles
+        ] == [
+            (CAST, "Now", True),
+            (MANAGER, "Now", True),
+        ]
+
+    await wait_until(are_read)
+
+
 # ---------------------------------------------------------------------------------- those who are unknown
 
 

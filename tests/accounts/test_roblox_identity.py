@@ -8,29 +8,13 @@ import pytest
 from accounts.models import Person
 from accounts.plugins.roblox import RobloxIdentity
 from common.errors import Unavailable
-from common.mongo import Database, connect
-from common.settings import Settings
+from common.mongo import Database
 from tests.accounts.on_roblox import identity
 from tests.standins import Fault, Forged
-from tests.standins.roblox import Roblox, User, roblox
-from tests.support import Servers, settings, unique_id, wait_until
+from tests.standins.roblox import Roblox, User
+from tests.support import unique_id, wait_until
 
 TOO_MANY = Forged(400, {"errors": [{"code": 2, "message": "Too many usernames."}]})
-
-
-@pytest.fixture
-async def standin() -> AsyncIterator[Roblox]:
-    """A Roblox in good order."""
-    async with roblox() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-async def database(servers: Servers) -> AsyncIterator[Database]:
-    """The database of accounts."""
-    client, database = connect(settings(Settings, servers), "accounts")
-    async with client:
-        yield database
 
 
 @pytest.fixture
@@ -215,6 +199,10 @@ async def test_an_outage_is_no_answer_and_not_remembered(
         {"data": [{"id": "one", "name": "A"}]},
         {"data": [{"id": 1}]},
         {"data": [{"id": 1, "name": ["A"]}]},
+        {"data": [{"id": 2**63, "name": "A"}]},
+        {"data": [{"id": True, "name": "A"}]},
+        {"data": [{"id": 1, "name": ""}]},
+        {"data": [{"id": 1, "name": "A" * 101}]},
     ],
     ids=str,
 )

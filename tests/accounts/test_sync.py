@@ -1,14 +1,18 @@
 """The walk through all members: once at a time, to its end whatever happens, and never against anybody."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pymongo.errors import PyMongoError
 
 from accounts.models import Sync
 from accounts.repository import Syncs
+from common.app import background
 from common.mongo import Database
 from tests.accounts.builders import (
     CAST,
@@ -22,7 +26,10 @@ from tests.accounts.builders import (
     walker,
 )
 from tests.support import Servers, unique_id, wait_until
+from tests.support.machine import machine
 from tests.support.plans import listen, slow_plans
+
+LONG_AGO = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -75,14 +82,14 @@ async def test_a_second_walk_tells_only_what_changed_and_makes_all_ranks_young(d
     await one.look()
     promoted = next(iter(company.ranks))
     company.ranks[promoted] = MANAGER
-    began = await Syncs(database).request()
+    await Syncs(database).request()
     await one.look()
     last = (await state(database)).last
     assert last is not None
     assert (last.seen, last.changed) == (5, 1)
     assert await rank_changes(database, promoted) == [CAST, MANAGER]
     assert await database["outbox"].count_documents({}) == 6
-    assert await database["accounts"].count_documents({"rank_read_at": {"$gte": began}}) == 5
+    assert await database["accounts"].count_documents({"rank_read_at": {"$gte": last.began_at}}) == 5
 
 
 async def test_a_walk_is_due_when_the_last_began_long_ago_or_when_asked_for(database: Database) -> None:
@@ -96,11 +103,26 @@ async def test_a_walk_is_due_when_the_last_began_long_ago_or_when_asked_for(data
         await one.look()
     assert company.pages == ["", ""]
     long_ago = datetime.now(UTC) - timedelta(minutes=16)
-    await database["syncs"].update_one(
-        {}, {"$set": {"last.began_at": long_ago}, "$unset": {"requested_at": ""}}
-    )
+    await database["syncs"].update_one({}, {"$set": {"last.began_at": long_ago}})
     await one.look()
     assert company.pages == ["", "", ""]
+
+
+async def test_a_walk_that_is_asked_for_while_another_is_under_way_is_made_after_it(
+    database: Database,
+) -> None:
+    company = Company(members(3), has_list=True)
+    one, _ = walker(database, company)
+    company.may_answer.clear()
+    walking = asyncio.create_task(one.look())
+    await wait_until(lambda: company.pages == [""])
+    await Syncs(database).request()
+    company.may_answer.set()
+    await walking
+    assert (await state(database)).requested_at is not None
+    await one.look()
+    assert company.pages == ["", "2"] * 2
+    assert (await state(database)).requested_at is None
 
 
 async def test_a_walk_that_a_crash_ended_is_finished_by_another_where_it_stood(database: Database) -> None:
@@ -148,14 +170,38 @@ async def test_one_who_lost_the_lease_leaves_the_walk_to_the_other(database: Dat
     assert last.seen == 5
 
 
-async def test_a_lost_place_in_the_list_makes_the_walk_begin_anew(database: Database) -> None:
+async def test_a_lost_place_in_the_list_makes_the_walk_begin_anew(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.sync._FIRST_PAUSE_SECONDS", 0.02)
     company = Company(members(5), has_list=True)
-    company.lost = {"4"}
+    company.lost = ["4"]
     await walker(database, company)[0].look()
     assert company.pages == ["", "2", "4", "", "2", "4"]
     last = (await state(database)).last
     assert last is not None
     assert last.seen == 5
+
+
+async def test_a_place_that_is_lost_again_and_again_is_told_and_looked_for_ever_more_seldom(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.sync._FIRST_PAUSE_SECONDS", 0.02)
+    company = Company(members(3), has_list=True)
+    company.lost = ["2"] * 6
+    began = time.monotonic()
+    walking = asyncio.create_task(walker(database, company)[0].look())
+
+    async def is_told() -> bool:
+        return "its place in the list was lost" in ((await state(database)).trouble or "")
+
+    await wait_until(is_told)
+    await walking
+    assert time.monotonic() - began > 0.02 * (1 + 2 + 4 + 8 + 16 + 32) / 2
+    assert company.pages == ["", "2"] * 7
+    last = (await state(database)).last
+    assert last is not None
+    assert last.seen == 3
 
 
 async def test_while_the_provider_is_down_the_walk_waits_and_goes_on_where_it_stood(
@@ -179,6 +225,47 @@ async def test_while_the_provider_is_down_the_walk_waits_and_goes_on_where_it_st
     after = await state(database)
     assert after.last is not None
     assert (after.last.seen, after.trouble, after.claimed_by) == (5, None, None)
+
+
+async def test_a_list_that_leads_back_to_where_it_stands_is_an_outage(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.sync._FIRST_PAUSE_SECONDS", 0.02)
+    company = Company(members(5), has_list=True)
+    company.turning = "2"
+    walking = asyncio.create_task(walker(database, company)[0].look())
+
+    async def is_told() -> bool:
+        return (await state(database)).trouble is not None
+
+    await wait_until(is_told)
+    assert (await state(database)).seen == 2
+    company.turning = None
+    await walking
+    last = (await state(database)).last
+    assert last is not None
+    assert last.seen == 5
+
+
+async def test_one_who_cannot_be_asked_for_keeps_their_rank_and_holds_up_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.sync._FIRST_PAUSE_SECONDS", 0.01)
+    strange, gone = sorted(members(2))
+    for user in (strange, gone):
+        await database["accounts"].insert_one(
+            {"id": user, "points": 0, "rankid": CAST, "rank_version": 1, "rank_read_at": LONG_AGO}
+        )
+    company = Company(members(3), has_list=True)
+    company.strange = {strange}
+    one, believed = walker(database, company)
+    await one.look()
+    assert await ranks(database) == company.ranks | {strange: CAST, gone: GUEST}
+    last = (await state(database)).last
+    assert last is not None
+    assert (last.seen, last.missed) == (3, 1)
+    assert believed.known(unique_id(), None) is None  # the list is not relied on
+    assert 2 <= company.asked.count(strange) <= 20
 
 
 async def test_members_who_left_get_the_lowest_rank(database: Database) -> None:
@@ -283,3 +370,94 @@ async def test_no_query_of_a_walk_reads_all_accounts(
         await one.look()
         assert ("find", "accounts") in sent.targets
         assert await slow_plans(database, sent) == []
+
+
+# ---------------------------------------------------------------------------------- clocks, and outages
+
+
+async def test_a_lease_that_a_wrong_clock_took_keeps_nobody_away(database: Database) -> None:
+    company = Company(members(1), has_list=True)
+    await Syncs(database).claim("somebody")
+    await walker(database, company)[0].look()
+    assert company.pages == []
+    next_year = datetime.now(UTC) + timedelta(days=365)
+    await database["syncs"].update_one({}, {"$set": {"claimed_until": next_year}})
+    await walker(database, company)[0].look()
+    assert company.pages == [""]
+
+
+async def test_a_walk_that_seems_to_have_begun_in_the_future_is_not_the_last(database: Database) -> None:
+    company = Company(members(1), has_list=True)
+    one, believed = walker(database, company)
+    await one.look()
+    next_year = datetime.now(UTC) + timedelta(days=365)
+    await database["syncs"].update_one({}, {"$set": {"last.began_at": next_year}})
+    believed.note_list((await state(database)).last)
+    stranger = unique_id()
+    assert believed.known(stranger, None) is None
+    assert (await believed.ask(stranger, None)).rankid == GUEST
+    assert believed.known(stranger, None) is not None  # what was learnt in truth counts
+    await one.look()
+    assert company.pages == ["", ""]
+
+
+async def test_a_walk_under_way_when_the_clock_is_set_back_begins_anew(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.sync._FIRST_PAUSE_SECONDS", 0.02)
+    company = Company(members(5), has_list=True)
+    company.stuck = "2"
+    first, second = walker(database, company)[0], walker(database, company)[0]
+    walking = asyncio.create_task(first.look())
+    await wait_until(lambda: company.pages == ["", "2"])
+    walking.cancel()
+    await asyncio.wait([walking])
+    in_an_hour = datetime.now(UTC) + timedelta(hours=1)
+    await database["syncs"].update_one({}, {"$set": {"began_at": in_an_hour}})
+    await let_lease_run_out(database)
+    company.stuck = None
+    await second.look()
+    assert company.pages == ["", "2", "", "2", "4"]
+    assert company.asked == []
+    last = (await state(database)).last
+    assert last is not None
+    assert last.began_at < datetime.now(UTC)
+
+
+async def test_the_loop_of_walks_survives_an_outage_of_mongodb_and_goes_on_where_it_stood(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("accounts.sync._LOOK_SECONDS", 0.1)
+    company = Company(members(7), has_list=True)
+    company.stuck = "4"
+    async with (
+        machine() as here,
+        outside_database(here.servers) as database,
+        background(walker(database, company)[0].run),
+    ):
+        await wait_until(lambda: company.pages == ["", "2", "4"])
+        await here.kill("mongod")
+        company.stuck = None
+        await wait_until(lambda: "the sync of ranks waits for MongoDB" in caplog.text, 30)
+        await here.start("mongod")
+
+        async def is_complete() -> bool:
+            with suppress(PyMongoError):
+                return (await state(database)).last is not None
+            return False
+
+        await wait_until(is_complete, 30)
+        assert company.pages == ["", "2", "4", "4", "6"]
+        assert await ranks(database) == company.ranks
+        await Syncs(database).request()  # and it walks again
+        await wait_until(lambda: company.pages[5:] == ["", "2", "4", "6"])
+
+
+async def test_an_outage_of_days_is_waited_for_as_one_of_minutes(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.sync._LONGEST_PAUSE_SECONDS", 0.01)
+    one, _ = walker(database, Company())
+    await Syncs(database).claim(one._name)
+    assert await one._pause(5000, "the company is away") is not None
+    assert (await state(database)).trouble == "the company is away"

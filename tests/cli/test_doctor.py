@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,13 @@ from callboard import doctor
 from callboard.access import open_database
 from callboard.databases import DATABASES, collections_of, migrate_all, migrate_database
 from callboard.doctor import SERVICE_OF_POINT, examine, verdict
+from callboard.servers import Server, listens, nats_server
 from common.plugins import PLUGIN_POINTS, Finding
 from common.settings import Settings
 from tests.cli.machine import CALLBOARD, run
 from tests.gateway.builders import changed_config, served
 from tests.standins.roblox import KEY, Roblox, roblox
-from tests.support import ROOT, Servers, settings, unique_id
+from tests.support import ROOT, Servers, settings, unique_id, wait_until
 
 PLUGIN = """
 import asyncio
@@ -150,6 +153,55 @@ async def test_what_does_not_answer_is_wrong_and_the_rest_is_looked_at(servers: 
     assert wrong[2].startswith("http://127.0.0.1:1/healthz does not answer: ")
     assert all(mend for word, _, mend in lines if word != "right")
     assert "a-password" not in str(lines)
+
+
+@contextmanager
+def nats_with(folder: Path, changes: Mapping[str, str]) -> Iterator[Server]:
+    """A NATS of its own, with parts of its configuration replaced."""
+    server = nats_server(folder)
+    config = folder / "nats" / "nats.conf"
+    text = config.read_text("utf-8")
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    config.write_text(text, "utf-8")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(server.command, stdout=log, stderr=log, process_group=0)
+    try:
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+NO_JETSTREAM = {"jetstream {": "# jetstream {"}
+NO_QUESTIONS = {
+    "{ user": '{ users: [{ permissions: { publish: { deny: "$JS.API.INFO" } }, user',
+    '" }\njetstream': '" }] }\njetstream',
+}
+
+NO_LEADER = {
+    "jetstream {": 'cluster { name: alone, listen: "127.0.0.1:-1", routes: ["nats://127.0.0.1:1"] }\njetstream {'
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (NO_JETSTREAM, "NATS runs without JetStream."),
+        (NO_QUESTIONS, "NATS does not tell of its JetStream: nats: timeout."),
+        (NO_LEADER, "NATS does not tell of its JetStream: nats: timeout."),
+    ],
+)
+async def test_a_nats_that_keeps_no_events_is_told_from_one_that_does_not_say(
+    changes: Mapping[str, str], what: str, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with nats_with(tmp_path, changes) as server:
+        environment.setenv("CALLBOARD_NATS_URL", server.url)
+        await wait_until(lambda: listens(server.port))
+        lines = await told()
+    assert any(line.startswith("NATS 2.") for line in only(lines, "right"))
+    assert [line for line in only(lines, "wrong") if line.startswith("NATS")] == [what]
 
 
 @pytest.mark.usefixtures("environment")
@@ -402,6 +454,19 @@ async def test_a_role_that_is_missing_is_named_with_the_ids_of_those_that_there_
     (line,) = [line for line in await about_roblox() if line[0] == "wrong"]
     assert line[1] == 'roblox (ranking): The rank "Manager" (40) has no role.'
     assert f'"Executive" is {group.ladder["Executive"].id} (rank 50)' in line[2]
+
+
+@pytest.mark.parametrize(
+    ("identity", "is_warned"),
+    [('["bloxlink"]', True), ('["bloxlink", "rover"]', True), ('["rover", "local"]', False)],
+)
+async def test_where_no_plugin_knows_usernames_that_is_a_warning(
+    identity: str, is_warned: bool, tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    changes = {'identity = ["local"]': f"identity = {identity}"}
+    environment.setenv("CALLBOARD_CONFIG", str(changed_config(tmp_path, changes)))
+    warnings = only(await told(), "warning")
+    assert any(line.startswith("No identity plugin knows usernames") for line in warnings) is is_warned
 
 
 # --------------------------------------------------------------------------------------- as a command

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,15 @@ async def test_a_sync_that_is_asked_for_is_followed_to_its_end(servers: Servers)
 
 
 @pytest.mark.usefixtures("outside")
-async def test_when_nobody_syncs_that_is_said(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("claimed_for", [timedelta(), timedelta(days=365)])
+async def test_when_nobody_syncs_that_is_said(
+    claimed_for: timedelta, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("callboard.sync._PATIENCE_SECONDS", 0.5)
     async with outside_database(servers) as database:
         await begin(database)
+        lease = {"_id": "ranks", "claimed_by": "one with a wrong clock"}
+        await database["syncs"].insert_one({**lease, "claimed_until": datetime.now(UTC) + claimed_for})
     answer = await callboard("sync")
     assert answer.exit_code == 1
     assert (

@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple
 import httpx
 import nats
 from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
+from nats.js.errors import ServiceUnavailableError
 from pydantic import SecretStr
 from pymongo.errors import PyMongoError
 
+from accounts.plugins.links import KNOW_LINKS_ONLY
 from applications.settings import ApplicationsSettings
 from callboard.access import data_dir_of, find_settings, open_databases
 from callboard.databases import collections_of
@@ -165,6 +166,15 @@ def _how_to_load(plugin: Plugin, error: str) -> str:
 
 
 def _warn(group: Group, tell: Tell) -> None:
+    if set(group.plugins.identity) <= KNOW_LINKS_ONLY:
+        tell(
+            Finding(
+                True,
+                "No identity plugin knows usernames: nobody is found by theirs, and who has no account is not "
+                "found at all.",
+                'Put "roblox" (or "local") before the others in plugins.identity.',
+            )
+        )
     if "roblox" in (group.plugins.ranking, *group.plugins.identity) and group.places.unknown == "accept":
         tell(
             Finding(
@@ -292,9 +302,15 @@ async def _examine_nats(urls: str) -> AsyncIterator[Finding]:
         is_old = (version.major, version.minor) < _OLDEST_NATS
         yield Finding(not is_old, f"{name} answers.", "Callboard needs 2.11 or newer." if is_old else "")
         await client.jetstream(timeout=2).account_info()
-    except (NatsError, JetStreamError):
+    except ServiceUnavailableError:
         yield Finding(
             False, "NATS runs without JetStream.", "docs/operating.md shows what its configuration needs."
+        )
+    except NatsError as error:
+        yield Finding(
+            False,
+            f"NATS does not tell of its JetStream: {_sentence(error)}",
+            "Has its cluster a leader, and may this user publish to $JS.API.INFO? Its log tells.",
         )
     finally:
         with suppress(NatsError):

@@ -24,9 +24,15 @@ _AT_ONCE = 500
 async def import_file(settings: Settings, path: Path) -> int:
     """Add the people of the file, or change them; answers how many.
 
-    The whole file is checked first. Raises CommandError that names the first line with a mistake.
+    The whole file is checked first. Raises CommandError that names the first line with a mistake, or says that
+    nobody would see these people.
     """
     group = load_group(settings.config)
+    if "local" not in (*group.plugins.identity, group.plugins.ranking):
+        raise CommandError(
+            f'{settings.config} names the plugin "local" neither for identity nor for ranking: '
+            "nobody would see these people."
+        )
     lines = list(_read(path, group).items())
     async with open_database(settings, "accounts") as database:
         for start in range(0, len(lines), _AT_ONCE):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import entry_points
 
 from accounts.models import CompletedSync, Sync
-from accounts.repository import Syncs
+from accounts.repository import LONGEST_LEASE, Syncs
 from callboard.access import open_database
 from callboard.errors import CommandError
 from common.group import load_group
@@ -26,13 +26,14 @@ async def sync(settings: Settings, advance: Callable[[Sync], None]) -> Completed
     _check_plugin(load_group(settings.config).plugins.ranking)
     async with open_database(settings, "accounts") as database:
         syncs = Syncs(database)
-        asked_at = await syncs.request()
+        await syncs.request()
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline:
             state = await syncs.find()
-            if state.last and state.last.began_at >= asked_at:
+            if state.last and state.requested_at is None and state.began_at is None:
                 return state.last
-            if state.claimed_until and state.claimed_until > datetime.now(UTC):
+            now = datetime.now(UTC)
+            if state.claimed_until and now < state.claimed_until <= now + LONGEST_LEASE:
                 deadline = time.monotonic() + _PATIENCE_SECONDS
             advance(state)
             await asyncio.sleep(_LOOK_SECONDS)

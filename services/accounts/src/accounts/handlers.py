@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from accounts.service import AccountsService
-from common.bus import Handler
+from common.consumer import Handler
 from common.events import CertificationGranted, CertificationRevoked, Event, ShiftLogged
 
 

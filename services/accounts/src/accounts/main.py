@@ -12,9 +12,10 @@ from accounts.ranks import REFRESHERS, Ranks
 from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService
 from accounts.sync import Walker
-from common.app import Chassis, create_app, run
+from common.app import Chassis, create_app
 from common.peers import Apps
 from common.plugins import load
+from common.server import run
 from common.settings import Settings, read_settings
 
 NAME = "accounts"

@@ -125,7 +125,10 @@ class Account(BaseModel):
 
 
 class CompletedSync(BaseModel):
-    """A walk through all members that came to its end; `missed` are those that the list lacked all the same."""
+    """A walk through all members that came to its end.
+
+    `missed` are those that the list lacked, though they are members, or could not be asked for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -139,6 +142,7 @@ class CompletedSync(BaseModel):
 class Sync(BaseModel):
     """The document of the walks: the one under way, if `began_at` is there, and the last that was completed.
 
+    `requested_at` is there while an operator waits for one that did not begin yet.
     `cursor` is where the next page begins, None once there is none. Whoever holds the lease (`claimed_by`,
     until `claimed_until`) walks on; `trouble` is what keeps it from doing so.
     """

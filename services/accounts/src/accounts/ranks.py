@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from accounts.models import Account, CompletedSync
 from accounts.plugins import Identity, OutsideRanking, Ranking
-from accounts.repository import Accounts
+from accounts.repository import MOST_SKEW, Accounts
 from common import metrics
 from common.coalesce import Merger
 from common.errors import Unavailable
@@ -87,11 +87,11 @@ class Ranks:
         if read_at is None:  # stored before ages were
             self._refresh_soon(user)
             return Standing(rankid, rankid, None)
-        age = datetime.now(UTC) - read_at
+        age = age_of(read_at)
         if age >= self._group.ranks.refresh_after:
             self._refresh_soon(user)
         counts_as = rankid if age <= self._group.ranks.trust_for else self._lowest
-        return Standing(rankid, counts_as, _seconds(age))
+        return Standing(rankid, counts_as, int(age.total_seconds()))
 
     async def of(self, user: int, account: Account | None) -> Standing:
         """The rank as `known` or, failing that, `ask` answers it."""
@@ -206,10 +206,10 @@ class Ranks:
         learnt_at = _latest(self._listed_at, self._strangers.get(user))
         if learnt_at is None:
             return None
-        age = datetime.now(UTC) - learnt_at
+        age = age_of(learnt_at)
         if age >= self._group.ranks.refresh_after:
             return None
-        return Standing(self._lowest, self._lowest, _seconds(age))
+        return Standing(self._lowest, self._lowest, int(age.total_seconds()))
 
     def _read_at(self, account: Account) -> datetime | None:
         is_lowest = account.rankid is not None and account.rankid <= self._lowest
@@ -236,7 +236,7 @@ class Ranks:
         is_changed = False
         if account and self._is_outside and account.rankid is not None:
             read_at = self._read_at(account)
-            if read_at is None or datetime.now(UTC) - read_at >= self._group.ranks.refresh_after:
+            if read_at is None or age_of(read_at) >= self._group.ranks.refresh_after:
                 _, is_changed = await self.read_again(user, Urgency.BACKGROUND, _BACKGROUND_SECONDS)
         if account and _has_old_name(account):
             await self._read_name(account)
@@ -250,6 +250,11 @@ class Ranks:
                 username = person.username
                 break
         await self._accounts.note_username(account, username, read_at)
+
+
+def age_of(moment: datetime) -> timedelta:
+    """How long ago that was. What lies as far ahead is as old: a clock was wrong, and nothing may last for good."""
+    return abs(datetime.now(UTC) - moment)
 
 
 async def record_ranks(
@@ -266,12 +271,13 @@ async def record_ranks(
     were read or set later. Answers how many others there are.
     """
     before = await accounts.find(session, [user for user, *_ in ranked])
+    latest = datetime.now(UTC) + MOST_SKEW
     events: list[RankChanged] = []
     changes: list[tuple[int, int, int]] = []
     same: list[int] = []
     for user, rankid, username in ranked:
         account = before.get(user)
-        if account and read_at and account.rank_read_at and account.rank_read_at > read_at:
+        if account and read_at and account.rank_read_at and read_at < account.rank_read_at <= latest:
             continue
         # A rank without a version was read from the plugin, where a crash may have left it untold.
         if account and account.rankid == rankid and account.rank_version:
@@ -296,12 +302,8 @@ async def record_ranks(
 def _has_old_name(account: Account) -> bool:
     if account.username is None:
         return False
-    return account.username_read_at is None or datetime.now(UTC) - account.username_read_at > _NAME_AGE
+    return account.username_read_at is None or age_of(account.username_read_at) > _NAME_AGE
 
 
 def _latest(*moments: datetime | None) -> datetime | None:
-    return max((moment for moment in moments if moment is not None), default=None)
-
-
-def _seconds(age: timedelta) -> int:
-    return max(0, int(age.total_seconds()))
+    return min((moment for moment in moments if moment is not None), key=age_of, default=None)

@@ -1,6 +1,6 @@
 """The only MongoDB calls of accounts, and the shape of their collections."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from pymongo import (
 )
 
 from accounts.models import Account, CompletedSync, LocalPerson, Sync
-from common.bus import DEAD_LETTERS
+from common.consumer import DEAD_LETTERS
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX
@@ -92,6 +92,11 @@ _RANKS = "ranks"
 
 LEASE = timedelta(seconds=30)
 """How long one step of a walk keeps other replicas away; longer than the step can take."""
+LONGEST_LEASE = timedelta(minutes=5)
+"""No lease lasts longer; one that seems to was taken while a clock was wrong."""
+
+MOST_SKEW = timedelta(minutes=5)
+"""How far ahead a clock may be; what is said to have happened later still, a wrong clock said."""
 
 
 def username_key(username: str) -> str:
@@ -141,14 +146,17 @@ class Accounts:
         self, users: Sequence[int], read_at: datetime, session: Session | None = None
     ) -> None:
         """Note that the ranks of these accounts were read, and are what is stored."""
+        later = {"$gte": read_at, "$lte": datetime.now(UTC) + MOST_SKEW}
         await self._accounts.update_many(
-            {"id": {"$in": users}}, {"$max": {"rank_read_at": read_at}}, session=session
+            {"id": {"$in": users}, "rank_read_at": {"$not": later}},
+            {"$set": {"rank_read_at": read_at}},
+            session=session,
         )
 
-    async def ranked_but_unread(self, above: int, since: datetime) -> int | None:
-        """A user whose stored rank is above this one, and was not read since then."""
+    async def ranked_but_unread(self, above: int, since: datetime, but: Iterable[int]) -> int | None:
+        """A user whose stored rank is above this one, and was not read since then; `but` none of these."""
         unread = {"rankid": {"$gt": above}, "rank_read_at": {"$not": {"$gte": since}}}
-        found = await self._accounts.find_one(unread, {"id": True})
+        found = await self._accounts.find_one({**unread, "id": {"$nin": list(but)}}, {"id": True})
         return found["id"] if found else None
 
     async def find(self, session: Session, users: Sequence[int]) -> dict[int, Account]:
@@ -257,25 +265,22 @@ class Syncs:
         """How it stands."""
         return Sync.model_validate(await self._syncs.find_one({"_id": _RANKS}) or {})
 
-    async def request(self) -> datetime:
-        """Ask for a walk that begins from now on; answers what is now."""
+    async def request(self) -> None:
+        """Ask for a walk that begins from now on; once it does, `requested_at` is None."""
         change = {"$set": {"requested_at": datetime.now(UTC)}}
-        found = await self._syncs.find_one_and_update(
-            {"_id": _RANKS}, change, upsert=True, return_document=ReturnDocument.AFTER
-        )
-        return Sync.model_validate(found).requested_at or datetime.now(UTC)
+        await self._syncs.update_one({"_id": _RANKS}, change, upsert=True)
 
     async def claim(self, walker: str) -> Sync | None:
         """Take the lease, unless another walker holds it."""
         now = datetime.now(UTC)
         await self._syncs.update_one({"_id": _RANKS}, {"$setOnInsert": {"claimed_until": now}}, upsert=True)
-        is_free = {"claimed_until": {"$not": {"$gt": now}}}
+        is_free = {"claimed_until": {"$not": {"$gt": now, "$lte": now + LONGEST_LEASE}}}
         return await self._change({"$or": [is_free, {"claimed_by": walker}]}, {"claimed_by": walker})
 
     async def begin(self, walker: str) -> Sync | None:
         """Begin a walk, or begin it anew; None when another took the lease over, as below."""
         start = {"began_at": datetime.now(UTC), "cursor": "", "seen": 0, "changed": 0, "missed": 0}
-        return await self._change({"claimed_by": walker}, start)
+        return await self._change({"claimed_by": walker}, start | {"requested_at": None})
 
     async def advance(self, walker: str, progress: Document) -> Sync | None:
         """Note how far the walk came."""
@@ -340,44 +345,6 @@ class People:
         """Set a person's rank; answers whether the person is known."""
         result = await self._people.update_one({"_id": user}, {"$set": {"rankid": rankid}})
         return result.matched_count == 1
-
-
-class RobloxRoles:
-    """Which role of a Roblox group stands for which rank of the ladder."""
-
-    def __init__(self, database: Database) -> None:
-        self._roles = database[ROBLOX_ROLES.name]
-
-    async def find(self, group: int) -> dict[int, int]:
-        """The role ids that were found last, by rankid."""
-        found = await self._roles.find_one({"_id": group})
-        return {int(rankid): role for rankid, role in found["roles"].items()} if found else {}
-
-    async def keep(self, group: int, roles: Mapping[int, int]) -> None:
-        """Note the role ids by rankid."""
-        named = {str(rankid): role for rankid, role in roles.items()}
-        await self._roles.update_one({"_id": group}, {"$set": {"roles": named}}, upsert=True)
-
-
-class Links:
-    """Which Roblox account a Discord account belongs to, and which identity plugin learnt it."""
-
-    def __init__(self, database: Database) -> None:
-        self._links = database[LINKS.name]
-
-    async def find(self, discord: int, plugins: Sequence[str]) -> int | None:
-        """The user, as one of these plugins learnt in the last 30 days."""
-        found = await self._links.find_one({"_id": discord, "plugin": {"$in": list(plugins)}})
-        return found["user"] if found else None
-
-    async def keep(self, discord: int, user: int, plugin: str) -> None:
-        """Note a link, in place of any other of this Discord account."""
-        link = {"user": user, "plugin": plugin, "read_at": datetime.now(UTC)}
-        await self._links.update_one({"_id": discord}, {"$set": link}, upsert=True)
-
-    async def forget(self, discord: int, plugin: str) -> None:
-        """Forget a link that this plugin learnt, and that is no more."""
-        await self._links.delete_one({"_id": discord, "plugin": plugin})
 
 
 def _named(username: str, read_at: datetime) -> Document:

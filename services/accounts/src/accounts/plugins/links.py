@@ -1,7 +1,6 @@
 """What the plugins have in common that ask another company which Roblox account belongs to a Discord account."""
 
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -10,18 +9,19 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from accounts.models import Person
 from accounts.plugins.memory import Memory
-from accounts.repository import Links
+from accounts.plugins.stored import Links
 from common.errors import Unavailable
 from common.plugins import Finding, PluginContext
-from common.providers import Answer, Budget, Provider, Urgency
+from common.providers import Answer, Budget, Complaints, Provider, Urgency, fit_to_show
 from common.query import Id
 
 logger = logging.getLogger(__name__)
 
+KNOW_LINKS_ONLY = frozenset({"bloxlink", "rover"})
+"""The plugins that are made of what is here: of names they know nothing."""
+
 _SECONDS = 1.9
 _EXAMINE_SECONDS = 5.0
-_SECONDS_BETWEEN_COMPLAINTS = 60.0
-_LONGEST_REASON = 200
 
 
 class LinkOptions(BaseModel):
@@ -67,7 +67,7 @@ class LinkIdentity:
         self._provider = Provider(company.name, company.url, company.headers)
         self._budget = Budget(company.calls_per_minute / options.replicas)
         self._memory = Memory[int, int]()
-        self._complained_at = float("-inf")
+        self._complaints = Complaints()
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,7 +91,7 @@ class LinkIdentity:
         if told is not None:
             return told.value
         answer = await self._ask(discord, _SECONDS)
-        if answer.status == 404:
+        if _knows_nobody(answer):
             await self._links.forget(discord, self._plugin)
             return self._memory.note(discord, None)
         if answer.status >= 400:
@@ -118,7 +118,7 @@ class LinkIdentity:
                 f"and set {self._company.key_name}."
             )
             yield Finding(False, f"{name} does not accept the key for server {guild} ({said}).", mend)
-        elif answer.status < 300 or answer.status == 404:
+        elif answer.status < 300 or _knows_nobody(answer):
             yield Finding(True, f"{name} accepts the key for server {guild}.")
             yield Finding(True, f"Asked for an account that nobody has, {name} says: {said}.")
         else:
@@ -134,9 +134,8 @@ class LinkIdentity:
         )
 
     def _complain(self, answer: Answer) -> None:
-        if time.monotonic() < self._complained_at + _SECONDS_BETWEEN_COMPLAINTS:
+        if not self._complaints.are_due():
             return
-        self._complained_at = time.monotonic()
         name, reason = self._company.name, _reason(answer)
         if answer.status in (401, 403):
             logger.error(
@@ -151,11 +150,15 @@ class LinkIdentity:
             logger.warning("%s answered %d: %s", name, answer.status, reason)
 
 
+def _knows_nobody(answer: Answer) -> bool:
+    # A web page is not theirs to say so, but of something in between, or of an address that is no more.
+    return answer.status == 404 and answer.body.lstrip()[:1] in (b"", b"{")
+
+
 def _reason(answer: Answer) -> str:
     """Why, in the company's words, made fit to be shown; "" where it gives none."""
     try:
         text = _Error.model_validate_json(answer.body).reason
     except ValidationError:
         return ""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:_LONGEST_REASON].rstrip(".")
+    return fit_to_show(text).rstrip(".")

@@ -27,14 +27,15 @@ from accounts.plugins.roblox_api import (
     Wait,
 )
 from accounts.plugins.roblox_check import check_key, check_roles
-from accounts.repository import RobloxRoles
+from accounts.plugins.stored import RobloxRoles
 from common.app import background
 from common.coalesce import Coalescer
 from common.errors import ConfigurationError, Unavailable
 from common.group import Group
 from common.mongo import is_outage
 from common.plugins import Finding, PluginContext
-from common.providers import Urgency
+from common.providers import Complaints, Urgency
+from common.query import Id
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class RobloxOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    group: int | None = Field(None, ge=1)
-    roles: Mapping[str, int] = Field(default_factory=dict)
+    group: Id | None = None
+    roles: Mapping[str, Id] = Field(default_factory=dict)
     replicas: int = Field(1, ge=1, le=20)
     open_cloud_url: str = Field("https://apis.roblox.com", pattern=r"^https?://\S+$")
     users_url: str = Field("https://users.roblox.com", pattern=r"^https?://\S+$")
@@ -173,6 +174,7 @@ class RobloxRanking:
         self._unkept: Mapping[int, int] | None = None
         self._untouchable: frozenset[int] | None = None
         """The roles that nobody can be rid of; None until Roblox told them."""
+        self._complaints = Complaints()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -204,7 +206,7 @@ class RobloxRanking:
             if cursor and refused.code == "INVALID_ARGUMENT":
                 raise CursorLost from None
             raise self._confused(refused) from None
-        ranked = ((one.user, self._rankid(one, roles)) for one in page.memberships)
+        ranked = ((one.user, self._rankid(one, roles)) for one in page.items)
         return MembersPage([(user, rank) for user, rank in ranked if rank > self._lowest], page.next or "")
 
     async def set(self, user: int, rankid: int) -> None:
@@ -326,7 +328,8 @@ class RobloxRanking:
         return max(held, default=self._lowest)
 
     def _confused(self, refused: Refused) -> Unavailable:
-        logger.error("Roblox tells nothing of the members of group %d: %s", self._group, refused)
+        if self._complaints.are_due():
+            logger.error("Roblox tells nothing of the members of group %d: %s", self._group, refused)
         return Unavailable("Roblox")
 
 

@@ -5,15 +5,15 @@ https://users.roblox.com/docs. What Roblox sends is validated, and fields that n
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstraints, ValidationError
 
 from common.errors import Unavailable
-from common.providers import Answer, Budget, Provider, Urgency
+from common.providers import Answer, Budget, Complaints, Provider, Urgency, fit_to_show
+from common.query import MAX_ID, Id
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,6 @@ _PER_MINUTE = {
 """Calls that the owner of a key may make, all their keys together."""
 _USERS_PER_MINUTE = 100  # not documented; each asks for up to LARGEST_BATCH
 
-_SECONDS_BETWEEN_COMPLAINTS = 60.0
-_LONGEST_REASON = 200
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -48,37 +45,53 @@ def _last_part(value: object) -> object:
     return value.rpartition("/")[2] if isinstance(value, str) else value
 
 
-IdInPath = Annotated[int, BeforeValidator(_last_part)]
+IdInPath = Annotated[Id, BeforeValidator(_last_part)]
+Username = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
 class Role(BaseModel):
     """A role of the group."""
 
-    id: int
+    id: int = Field(ge=0, le=MAX_ID)
     rank: int
     name: str = Field(validation_alias="displayName")
 
 
-class Membership(BaseModel):
-    """A member, and the ids of all roles that they hold."""
+class OfUser(BaseModel):
+    """What the group has of one user."""
 
     user: IdInPath
+
+
+class Membership(OfUser):
+    """A member, and the ids of all roles that they hold."""
+
     roles: frozenset[IdInPath]
 
 
-class MembershipsPage(BaseModel):
-    """Some members; `next` is the token of the next page, empty after the last."""
+One = TypeVar("One", bound=OfUser)
 
-    memberships: Sequence[Membership] = Field(validation_alias="groupMemberships")
+
+class UsersPage(BaseModel, Generic[One]):
+    """Some of a list; `next` is the token of the next page, empty after the last."""
+
+    items: Sequence[One]
     next: str | None = Field("", validation_alias="nextPageToken")
 
 
+class MembershipsPage(UsersPage[Membership]):
+    """Some members."""
+
+    items: Sequence[Membership] = Field(validation_alias="groupMemberships")
+
+
 class Scope(BaseModel):
-    """What a key may do with which groups ("*": all); the groups are absent where others are meant."""
+    """What a key may do with the resources of which groups and users ("*": all); where neither is named, of all."""
 
     name: str
     operations: Sequence[str] | None = None
     groups: Sequence[str | int] | None = Field(None, validation_alias="groupIds")
+    users: Sequence[str | int] | None = Field(None, validation_alias="userIds")
 
 
 class Introspection(BaseModel):
@@ -93,8 +106,8 @@ class Introspection(BaseModel):
 class User(BaseModel):
     """Somebody with an account at Roblox."""
 
-    id: int
-    name: str
+    id: Id
+    name: Username
 
 
 class NamedUser(User):
@@ -108,12 +121,8 @@ class _RolesPage(BaseModel):
     next: str | None = Field("", validation_alias="nextPageToken")
 
 
-class _JoinRequest(BaseModel):
-    user: IdInPath
-
-
-class _JoinRequests(BaseModel):
-    requests: Sequence[_JoinRequest] = Field(validation_alias="groupJoinRequests")
+class _JoinRequests(UsersPage[OfUser]):
+    items: Sequence[OfUser] = Field(validation_alias="groupJoinRequests")
 
 
 class _Nothing(BaseModel):
@@ -179,7 +188,7 @@ class OpenCloud:
         self._key = key
         self._provider = Provider("Roblox", url, {"x-api-key": key.get_secret_value()})
         self._budgets = {call: Budget(most / replicas) for call, most in _PER_MINUTE.items()}
-        self._complained_at = float("-inf")
+        self._complaints = Complaints()
 
     async def close(self) -> None:
         """End its connections."""
@@ -187,15 +196,7 @@ class OpenCloud:
 
     async def membership(self, user: int, wait: Wait) -> Membership | None:
         """The membership of this user; None for one who is not in the group."""
-        params = {"filter": f"user == 'users/{user}'", "maxPageSize": 10}
-        page = await self._call("memberships", "GET", "memberships", MembershipsPage, wait, params=params)
-        if not page.memberships:
-            return None
-        for membership in page.memberships:
-            if membership.user == user:
-                return membership
-        logger.warning("Roblox answered with the membership of somebody else")
-        raise Unavailable("Roblox")
+        return await self._find("memberships", MembershipsPage, user, wait)
 
     async def memberships(self, token: str, wait: Wait) -> MembershipsPage:
         """The page of all members that begins at `token` ("" for the first)."""
@@ -220,9 +221,7 @@ class OpenCloud:
 
     async def has_join_request(self, user: int, wait: Wait) -> bool:
         """Whether this user waits to be let into the group."""
-        params = {"filter": f"user == 'users/{user}'", "maxPageSize": 10}
-        page = await self._call("join-requests", "GET", "join-requests", _JoinRequests, wait, params=params)
-        return any(request.user == user for request in page.requests)
+        return await self._find("join-requests", _JoinRequests, user, wait) is not None
 
     async def accept(self, user: int, wait: Wait) -> None:
         """Let a user in who waits for it."""
@@ -251,6 +250,21 @@ class OpenCloud:
             return Introspected(None, " ".join((str(answer.status), *_read_error(answer))), date)
         return Introspected(self._provider.read(Introspection, answer), "", date)
 
+    async def _find(self, what: str, model: type[UsersPage[One]], user: int, wait: Wait) -> One | None:
+        """What is there of this user; pages before it may be empty, and those of somebody else say nothing."""
+        params: dict[str, Any] = {"filter": f"user == 'users/{user}'", "maxPageSize": 10}
+        while True:
+            page = await self._call(what, "GET", what, model, wait, params=params)
+            for one in page.items:
+                if one.user == user:
+                    return one
+            if not page.items and not page.next:
+                return None
+            if page.items or page.next == params.get("pageToken"):
+                logger.warning("Roblox answered with %s of somebody else, or with none and no end", what)
+                raise Unavailable("Roblox")
+            params["pageToken"] = page.next
+
     async def _change(self, call: str, user: int, role: int, wait: Wait) -> None:
         body = {"role": f"groups/{self._group}/roles/{role}"}
         await self._call(call, "POST", f"memberships/{user}:{call}", Membership, wait, json=body)
@@ -276,8 +290,7 @@ class OpenCloud:
         raise Unavailable("Roblox")
 
     def _complain(self, status: int, reason: str) -> None:
-        if time.monotonic() >= self._complained_at + _SECONDS_BETWEEN_COMPLAINTS:
-            self._complained_at = time.monotonic()
+        if self._complaints.are_due():
             logger.error(
                 "Roblox does not accept the key CALLBOARD_ROBLOX_KEY (%d %s): no rank can be read or set "
                 'until it is mended; "callboard doctor" tells how',
@@ -330,16 +343,11 @@ def _read_error(answer: Answer) -> tuple[str, str]:
     """The code ("" where the gateway answered, or what nobody knows) and the reason, fit to be shown."""
     try:
         error = _CloudError.model_validate_json(answer.body)
-        return _shown(error.code), _shown(error.message)
+        return fit_to_show(error.code), fit_to_show(error.message)
     except ValidationError:
         pass
     try:
         problems = _GatewayError.model_validate_json(answer.body).errors
     except ValidationError:
         return "", ""
-    return "", _shown("; ".join(problem.message for problem in problems))
-
-
-def _shown(text: str) -> str:
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:_LONGEST_REASON]
+    return "", fit_to_show("; ".join(problem.message for problem in problems))

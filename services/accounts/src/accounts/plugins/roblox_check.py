@@ -76,7 +76,8 @@ def _expiry(key: Introspection) -> Finding:
 
 def _scope(key: Introspection, operation: str, group: int) -> Finding:
     for scope in key.scopes:
-        groups = {str(one) for one in scope.groups or ()}
+        is_for_all = scope.groups is None and scope.users is None
+        groups = {"*"} if is_for_all else {str(one) for one in scope.groups or ()}
         if scope.name == "group" and operation in (scope.operations or ()) and groups & {"*", str(group)}:
             return Finding(True, f"The key has the scope group:{operation} for group {group}.")
     mend = f"Add the API system groups with group:{operation} for this group to the key at {_PAGE}."
