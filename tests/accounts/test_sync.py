@@ -326,6 +326,19 @@ async def test_one_who_was_ranked_while_the_list_was_read_stays_so(database: Dat
     assert (await ranks(database))[user] == TRAINEE
 
 
+async def test_one_who_was_ranked_in_the_millisecond_of_the_reading_stays_so(database: Database) -> None:
+    user = unique_id()
+    moment = datetime.now(UTC).replace(microsecond=500_100)
+    decided: dict[str, Any] = {
+        "rankid": TRAINEE,
+        "rank_version": 2,
+        "rank_read_at": moment.replace(microsecond=500_900),
+    }
+    await database["accounts"].insert_one({"id": user, "points": 0, **decided})
+    await walker(database, Company())[1].record({user: GUEST}, moment)
+    assert await ranks(database) == {user: TRAINEE}
+
+
 async def test_after_a_walk_those_without_a_rank_are_not_asked_for_until_the_next_is_due(
     servers: Servers,
 ) -> None:

@@ -271,13 +271,15 @@ async def record_ranks(
     were read or set later. Answers how many others there are.
     """
     before = await accounts.find(session, [user for user, *_ in ranked])
+    # Stored times have whole milliseconds: one that was set a moment later may seem to be a moment older.
+    earliest = read_at and read_at.replace(microsecond=read_at.microsecond // 1000 * 1000)
     latest = datetime.now(UTC) + MOST_SKEW
     events: list[RankChanged] = []
     changes: list[tuple[int, int, int]] = []
     same: list[int] = []
     for user, rankid, username in ranked:
         account = before.get(user)
-        if account and read_at and account.rank_read_at and read_at < account.rank_read_at <= latest:
+        if account and earliest and account.rank_read_at and earliest <= account.rank_read_at <= latest:
             continue
         # A rank without a version was read from the plugin, where a crash may have left it untold.
         if account and account.rankid == rankid and account.rank_version:
