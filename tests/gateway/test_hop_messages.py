@@ -92,6 +92,11 @@ async def test_an_answer_that_comes_before_all_is_asked_is_the_answer_and_the_co
             await following
 
 
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the event loop and the client logged; the gateways of other tests may log what they like."""
+    return [record.message for record in caplog.records if record.name in ("asyncio", "gateway.client")]
+
+
 @pytest.mark.parametrize(
     ("how", "error"), [("cancelled", None), ("late", TimeoutError), ("lost", Lost), ("half closed", Lost)]
 )
@@ -114,7 +119,7 @@ async def test_a_body_that_nobody_reads_is_given_up(
             assert not any(one.is_open for one in client._connections)
     del request
     gc.collect()
-    assert caplog.text == ""  # in particular, of no error that nobody took
+    assert not complaints(caplog)  # of an error that nobody took, for instance
 
 
 # What is answered
@@ -215,7 +220,7 @@ async def test_an_answer_that_is_not_http_is_lost(answer: bytes, caplog: pytest.
         await wire.say(answer)
         with pytest.raises(Lost):
             await request
-        assert caplog.text == ""
+        assert not complaints(caplog)
         await uses_another(client, server, wire)
 
 

@@ -52,7 +52,7 @@ async def test_metrics_are_on_a_port_of_their_own_and_never_on_the_public_one(se
         ({"upstreams": {"accounts": ["http://accounts:8000/"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
         ({"upstreams": {"accounts": ["http://accounts:http"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
         ({"upstreams": {"accounts": ["http://a:b@accounts:8000"]}}, "CALLBOARD_UPSTREAMS_ACCOUNTS_0: "),
-        ({"trusted_proxies": ["10.0.0.1/8"]}, "CALLBOARD_TRUSTED_PROXIES_0"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, "CALLBOARD_TRUSTED_PROXIES_0: "),
         ({"metrics_port": 65536}, "CALLBOARD_METRICS_PORT: "),
         ({"tls_cert": "cert.pem"}, "CALLBOARD_TLS_KEY: .*expected together with CALLBOARD_TLS_CERT"),
         ({"tls_key": "key.pem"}, "CALLBOARD_TLS_KEY: .*expected together with CALLBOARD_TLS_CERT"),
