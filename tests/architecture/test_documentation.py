@@ -16,7 +16,7 @@ import gateway.settings
 from common.events import EVENTS, Event
 from common.group import Group, load_group
 from common.plugins import PLUGIN_POINTS
-from common.settings import Settings
+from common.settings import ProcessSettings, Settings
 from tests.architecture.repository import ROOT, SERVICES, module
 
 PACKAGES = (*SERVICES, "gateway")
@@ -47,14 +47,14 @@ def shown(default: Any) -> str:
     return f"`{default}`"
 
 
-def settings_of(package: str) -> type[Settings]:
+def settings_of(package: str) -> type[ProcessSettings]:
     """What a service reads; one without settings of its own reads those of the chassis."""
     own = module(package, "settings") if package in SERVICES else gateway.settings
-    found: type[Settings] = getattr(own, f"{package.capitalize()}Settings", Settings)
+    found: type[ProcessSettings] = getattr(own, f"{package.capitalize()}Settings", Settings)
     return found
 
 
-def rows_of(model: type[Settings]) -> Iterator[str]:
+def rows_of(model: type[ProcessSettings]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         default = field.default_factory() if field.default_factory else field.default  # type: ignore[call-arg] # none takes the data
         yield f"| `CALLBOARD_{name.upper()}` | {shown(default)} | {field.description} |"

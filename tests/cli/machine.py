@@ -67,14 +67,15 @@ class Machine:
 
     async def up(self, *options: str, **variables: str) -> None:
         """Start, and return once it says that it is ready."""
-        await self.begin(*options, **variables)
+        await self.begin(*options, output=None, **variables)
         await wait_until(lambda: "is ready: http" in self.output or self.has_ended, START_SECONDS)
         assert "is ready: http" in self.output, self.output
         self.note_family()
 
-    async def begin(self, *options: str, **variables: str) -> None:
-        """Start, and do not wait."""
-        with self.data_dir.with_suffix(".txt").open("wb") as output:
+    async def begin(self, *options: str, output: int | None = None, **variables: str) -> None:
+        """Start, and do not wait; what it says goes to `output`, if that is given."""
+        with self.data_dir.with_suffix(".txt").open("wb") as file:
+            output = output or file.fileno()
             self.process = await asyncio.create_subprocess_exec(
                 *(CALLBOARD, "up", "--data-dir", str(self.data_dir), "--port", str(self.port), *options),
                 cwd=ROOT,

@@ -14,6 +14,7 @@ from callboard.access import find_settings, open_database
 from callboard.databases import DATABASES, collections_of
 from callboard.dead_letters import drop
 from callboard.errors import CommandError
+from callboard.servers import free_port
 from callboard.verify import verify
 from common.events import ShiftLogged
 from common.mongo import Document, check_migrated
@@ -125,6 +126,13 @@ async def test_a_key_that_cannot_be_made_is_told_in_one_sentence(
     assert answer.status == 1
     assert answer.error.startswith(sentence)
     assert answer.error.count("\n") == 1
+
+
+async def test_a_key_that_would_not_live_at_all_is_not_made(park: Machine) -> None:
+    answer = await park.callboard("keys", "create", "brief", "--scope", "roblox", "--expires", "0d")
+    assert (answer.status, answer.out) == (2, "")
+    assert "expected more than nothing" in answer.error
+    assert '"brief"' not in (await park.callboard("keys", "list", "--json")).out
 
 
 # ----------------------------------------------------------------------------------------------- people
@@ -423,6 +431,29 @@ async def test_migrate_brings_every_database_up_to_date_by_the_environment_alone
     for name in DATABASES:
         async with open_database(own, name) as database:
             await check_migrated(database, collections_of(name))
+
+
+@pytest.mark.parametrize("command", [("verify", "--json"), ("keys", "list"), ("migrate",)])
+@pytest.mark.timeout(120)  # it fails in 10 s at most
+async def test_where_mongodb_does_not_answer_one_sentence_soon_says_so(
+    command: tuple[str, ...], servers: Servers
+) -> None:
+    answer = await run(
+        *(CALLBOARD, *command),
+        CALLBOARD_MONGO_URL=f"mongodb://callboard:secret@127.0.0.1:{free_port()}/?replicaSet=none",
+        CALLBOARD_NATS_URL=servers.nats_url,
+        CALLBOARD_INTERNAL_TOKEN=servers.internal_token,
+    )
+    assert (answer.status, answer.out) == (1, "")
+    told = r"MongoDB does not answer as it should; is Callboard running\? \(127\.0\.0\.1:\d+: [^(]*\(.*\)\)\n"
+    assert re.fullmatch(told, answer.error), answer.error
+    assert "timeout" not in answer.error.lower()
+
+
+async def test_a_command_that_has_nowhere_to_print_to_does_its_work(park: Machine) -> None:
+    command = f"{CALLBOARD} keys revoke none --data-dir {park.data_dir}"
+    answer = await run("sh", "-c", f"{command} >&-")
+    assert (answer.status, answer.error) == (1, 'There is no key named "none" in use.\n')
 
 
 @pytest.mark.parametrize("command", [("status",), ("verify",), ("keys", "list"), ("migrate",)])

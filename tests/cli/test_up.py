@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,8 @@ import psutil
 import pytest
 
 from callboard.supervisor import Component, Supervisor
-from tests.cli.machine import CALLBOARD, Machine, machine, run
+from callboard.system import running as process_entry
+from tests.cli.machine import CALLBOARD, START_SECONDS, Machine, machine, run
 from tests.support import ROOT, wait_until
 
 SERVICES = {"accounts", "certifications", "applications", "shifts", "notifications"}
@@ -62,7 +65,9 @@ async def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_open_port(
     gone: list[str] = []
     async with asyncio.timeout(60):
         while len(gone) < len(listed):
-            for name, entry in listed.items():
+            for name, entry in reversed(
+                listed.items()
+            ):  # in which order what ends between two looks must end
                 process = here.family.get(entry["pid"])
                 if name not in gone and process is not None and process not in here.alive():
                     gone.append(name)
@@ -132,7 +137,7 @@ async def test_what_is_killed_is_started_again(here: Machine) -> None:
         )
         return is_new and await here.knows(here.keys()["ROBLOX_KEY"])
 
-    await wait_until(is_back, 30)
+    await wait_until(is_back, START_SECONDS)
     assert "callboard was ended by signal 9" in here.output
     assert {name: entry["port"] for name, entry in here.listed().items()} == {
         name: entry["port"] for name, entry in before.items()
@@ -150,6 +155,17 @@ async def test_after_a_kill_the_next_up_stops_what_was_left_and_keeps_data_and_k
     assert not set(here.alive()) & set(left)
     assert here.keys() == keys
     assert await here.knows(keys["ROBLOX_KEY"])
+
+
+def test_a_process_is_known_again_after_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = process_entry("me", os.getpid(), None, None, None)
+    later = replace(entry, created=entry.created + 100, after_boot=entry.after_boot + 100)
+    boot_time = psutil.boot_time()
+    # What Linux answers for it when the clock is set, and what the time of a process's start is reckoned from.
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: boot_time + 3600)
+    assert psutil.Process().create_time() > entry.created + 3000
+    assert entry.find() == psutil.Process()
+    assert later.find() is None
 
 
 async def test_a_stranger_with_the_process_id_of_something_left_is_not_stopped(here: Machine) -> None:
@@ -220,6 +236,59 @@ async def test_a_taken_port_is_told_in_one_sentence_before_anything_is_started(h
     assert list(here.data_dir.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--trusted-proxy", "here"), "'here' does not appear to be an IPv4 or IPv6 network"),
+        (("--trusted-proxy", "10.0.0.1/8"), "10.0.0.1/8 has host bits set"),
+        (("--tls-cert", "nothing.pem"), "file 'nothing.pem' does not exist"),
+        (("--tls-cert", "README.md"), "--tls-cert and --tls-key need each other."),
+        (("--tls-key", "README.md"), "--tls-cert and --tls-key need each other."),
+        (("--replicas", "shifts=2"), "--replicas needs --processes"),
+        (("--replicas", "gateway=2"), "services: accounts, certifications,"),
+    ],
+)
+async def test_a_wrong_option_is_told_before_anything_is_started(
+    options: tuple[str, ...], sentence: str, here: Machine
+) -> None:
+    answer = await run(CALLBOARD, "up", "--data-dir", str(here.data_dir), *options, COLUMNS="200")
+    assert (answer.status in (1, 2), sentence in answer.error) == (True, True), answer.error
+    assert not here.data_dir.exists()
+
+
+async def test_a_damaged_list_of_what_runs_is_told_with_what_to_do(here: Machine) -> None:
+    here.data_dir.mkdir()
+    (here.data_dir / "run.json").write_text('[{"name": "mongod", ', "utf-8")
+    answer = await here.callboard("up")
+    (here.data_dir / "run.json").unlink()
+    assert (answer.status, answer.error.count("\n")) == (1, 1)
+    assert answer.error.startswith(f"{here.data_dir / 'run.json'} is damaged (")
+    assert "see that no mongod and no nats-server of this folder runs, and remove it." in answer.error
+
+
+async def test_a_file_that_cannot_be_written_is_told_in_one_sentence(here: Machine) -> None:
+    (here.data_dir / "nats" / "nats.conf").mkdir(parents=True)
+    answer = await here.callboard("up")
+    assert (answer.status, answer.error.count("\n")) == (1, 1)
+    assert answer.error.startswith("This machine does not let us: [Errno 21] Is a directory: ")
+    assert not (here.data_dir / "run.json").exists()
+
+
+async def test_a_password_that_was_removed_is_asked_for_and_works_again(here: Machine) -> None:
+    await here.up()
+    await here.stop()
+    url, copy = here.data_dir / "mongod" / "url", here.data_dir / "secrets" / "callboard_mongo_url"
+    url.unlink()
+    answer = await here.callboard("up")
+    assert (answer.status, answer.error) == (
+        1,
+        f"{url} is gone, and with it the password of the database: put a copy of {copy} in its place.\n",
+    )
+    shutil.copy(copy, url)
+    await here.up()
+    assert await here.knows(here.keys()["ROBLOX_KEY"])
+
+
 @pytest.mark.parametrize("binary", ["mongod", "nats-server"])
 async def test_a_missing_binary_is_told_in_one_sentence(binary: str, here: Machine) -> None:
     program = (
@@ -274,12 +343,6 @@ async def test_a_broken_configuration_is_told_in_one_sentence(
     ]
 
 
-async def test_replicas_without_processes_are_refused(here: Machine) -> None:
-    answer = await here.callboard("up", "--replicas", "shifts=2")
-    assert (answer.status, answer.error.count("\n")) == (1, 1)
-    assert "--replicas needs --processes" in answer.error
-
-
 async def test_it_serves_https_with_the_given_certificate_and_tells_the_gateway_its_proxies(
     here: Machine,
 ) -> None:
@@ -315,3 +378,56 @@ async def test_what_keeps_dying_is_started_again_after_pauses_that_grow(tmp_path
     assert told == [
         f"mayfly ended with status 1; it starts again in {pause} s." for pause in (0.1, 0.2, 0.4, 0.8, 1.6)
     ]
+
+
+async def test_a_log_that_grows_long_is_set_aside_while_its_component_writes(tmp_path: Path) -> None:
+    go_on, log = tmp_path / "go on", tmp_path / "logs" / "talker.log"
+    os.mkfifo(go_on)
+    talk = f"head -c 20000000 /dev/zero; echo before; read _ < '{go_on}'; echo after; sleep 60"
+    supervisor = Supervisor(tmp_path, lambda _: None)
+    supervisor.start(Component("talker", ("sh", "-c", talk), port=None, rank=0, env=dict(os.environ)))
+    try:
+        await wait_until(lambda: log.stat().st_size == 20_000_007)
+        assert 0 < supervisor.look_after() <= 60
+        aside = log.with_suffix(".log.1").read_bytes()
+        assert (log.stat().st_size, len(aside), aside[-8:]) == (0, 10_000_000, b"\0before\n")
+        go_on.write_text("now\n", "utf-8")
+        await wait_until(lambda: log.stat().st_size > 0)
+        supervisor.look_after()
+        assert log.read_text("utf-8") == "after\n"
+    finally:
+        supervisor.stop()
+
+
+async def test_it_goes_on_when_nobody_reads_what_it_says_any_more(here: Machine) -> None:
+    reads, writes = os.pipe()
+    await here.begin(output=writes)
+    os.close(writes)
+    with os.fdopen(reads, "rb") as said:
+        while b"Ctrl-C stops it." not in await asyncio.to_thread(said.readline):
+            assert not here.has_ended
+    before = here.listed()["nats-server"]
+    os.kill(before["pid"], signal.SIGKILL)
+    await wait_until(lambda: here.listed().get("nats-server", before) != before)
+    assert not here.has_ended
+    assert await here.stop() == 0
+    assert not here.alive()
+
+
+def test_what_it_does_is_told_and_listed_when_the_list_could_not_be_written_at_first(tmp_path: Path) -> None:
+    told: list[str] = []
+    supervisor = Supervisor(tmp_path, told.append)
+    supervisor.start(Component("sleeper", ("sleep", "60"), port=None, rank=0, env=dict(os.environ)))
+    listed = tmp_path / "run.json"
+    (first,) = (one["pid"] for one in json.loads(listed.read_text("utf-8")) if one["name"] == "sleeper")
+    listed.unlink()
+    listed.mkdir()  # nothing can be written there, as on a full disk
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(IsADirectoryError):
+        supervisor.look_after()
+    assert told == ["sleeper was ended by signal 9; it starts again in 0.1 s."]
+    listed.rmdir()
+    supervisor.look_after()
+    assert [one["name"] for one in json.loads(listed.read_text("utf-8"))] == ["supervisor"]
+    supervisor.stop()

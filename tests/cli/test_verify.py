@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from accounts.repository import Accounts
+from callboard import books
 from callboard.access import open_database
 from callboard.books import TotalsOfLedger
 from callboard.databases import DATABASES
 from callboard.verify import Report, verify
-from common.bus import DEAD_LETTERS
+from common.consumer import DEAD_LETTERS
 from common.events import ShiftLogged, new_id
 from common.mongo import transaction
 from tests.accounts.builders import shift_logged
@@ -60,9 +61,9 @@ async def log_shifts(park: Machine, *users: int) -> dict[int, str]:
         return {shift["user"]: shift["_id"] async for shift in found}
 
 
-async def change(park: Machine, what: str, username: str) -> None:
-    """Grant or revoke the certification `tot`."""
-    params = {"username": username, "certification": "tot", "moderator": "Boss"}
+async def change(park: Machine, what: str, username: str, code: str = "tot") -> None:
+    """Grant or revoke a certification."""
+    params = {"username": username, "certification": code, "moderator": "Boss"}
     async with park.service("certifications") as client:
         answer = await client.post(f"/certification/{what}", params=params)
         assert answer.status_code == 200, answer.text
@@ -227,28 +228,6 @@ async def test_nothing_is_published_again_while_it_may_still_be_under_way(park: 
     assert (await sound(park)).is_good
 
 
-async def test_more_than_a_batch_is_mended_in_one_go(park: Machine) -> None:
-    user = unique_id()
-    await log_shifts(park, user)
-    assert (await sound(park)).is_good
-    async with park.mongodb() as client:
-        shifts = client["shifts"]["shifts"]
-        shift = await shifts.find_one({"user": user})
-        assert shift is not None
-        copies = [{**shift, "_id": new_id(), "idempotency_key": new_id()} for _ in range(2_100)]
-        await shifts.insert_many(copies)
-    named = await look(park)
-    assert len(sentences(named)) == 1_000
-    assert "... and at least 990 more." in named.sentences()
-    report = await look(park, repair=True)
-    assert report.repairs == {"shifts": 2_100, "totals": 0, "certifications": 0}
-    assert (await sound(park)).is_good
-    async with park.mongodb() as client:
-        account = await client["accounts"]["accounts"].find_one({"id": user})
-    assert account is not None
-    assert account["points"] == 2_101 * 10
-
-
 async def test_a_total_is_mended_while_shifts_are_counted(park: Machine) -> None:
     user = unique_id()
     async with open_database(park.settings(), "accounts") as database:
@@ -286,9 +265,29 @@ def test_one_of_a_thing_is_told_as_one() -> None:
     ]
 
 
+async def test_everything_is_read_page_by_page(park: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = [await park.person() for _ in range(4)]
+    for person in people:
+        for code in ("char", "tot", "mtp"):
+            await change(park, "grant", person.username, code)
+    await log_shifts(park, *(person.id for person in people))
+    whole = await sound(park)
+    assert whole.is_good
+    monkeypatch.setattr(books, "_READ_AT_ONCE", 2)
+    sent = listen(monkeypatch)
+    report = await look(park)
+    monkeypatch.undo()
+    assert (report.is_good, report.counts) == (True, whole.counts)
+    for name, least in (("shifts", 4), ("ledger", 4), ("members", 4), ("certifications", 12)):
+        pages = [command for what, command in sent.commands if command[what] == name and what == "find"]
+        assert len(pages) > least / 2
+
+
 async def test_every_collection_is_read_through_an_index(
     park: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(books, "_READ_AT_ONCE", 2)  # so that further pages are read too
+    monkeypatch.setattr(books, "_PEOPLE_AT_ONCE", 2)
     person = await park.person()
     await change(park, "grant", person.username)
     ids = await log_shifts(park, person.id)
@@ -312,3 +311,25 @@ async def test_every_collection_is_read_through_an_index(
         ]
         async with open_database(park.settings(), name) as database:
             assert [plan for plan in await slow_plans(database, own) if "whole collection" in plan] == []
+
+
+async def test_more_than_a_batch_is_mended_in_one_go(park: Machine) -> None:
+    user = unique_id()
+    await log_shifts(park, user)
+    assert (await sound(park)).is_good
+    async with park.mongodb() as client:
+        shifts = client["shifts"]["shifts"]
+        shift = await shifts.find_one({"user": user})
+        assert shift is not None
+        copies = [{**shift, "_id": new_id(), "idempotency_key": new_id()} for _ in range(2_100)]
+        await shifts.insert_many(copies)
+    named = await look(park)
+    assert len(sentences(named)) == 1_000
+    assert "... and at least 990 more." in named.sentences()
+    report = await look(park, repair=True)
+    assert report.repairs == {"shifts": 2_100, "totals": 0, "certifications": 0}
+    assert (await sound(park)).is_good
+    async with park.mongodb() as client:
+        account = await client["accounts"]["accounts"].find_one({"id": user})
+    assert account is not None
+    assert account["points"] == 2_101 * 10

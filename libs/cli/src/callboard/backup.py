@@ -18,6 +18,7 @@ from common.settings import Settings
 
 _READ_AT_ONCE = 1_000
 _LONGEST_READ_SECONDS = 60.0
+_LONGEST_SECONDS = 24 * 3600.0
 _SNAPSHOT_TOO_OLD = 239
 _SNAPSHOT_UNAVAILABLE = 246
 
@@ -57,8 +58,12 @@ async def _batches(collection: Documents, session: Session) -> AsyncIterator[byt
     async with collection.find_raw_batches(batch_size=_READ_AT_ONCE, session=session) as cursor:
         while True:
             try:
-                with pymongo.timeout(_LONGEST_READ_SECONDS):
-                    documents = await anext(cursor, None)
+                # MongoDB takes the time that it is told for one that all reads of a cursor may take together.
+                with pymongo.timeout(_LONGEST_SECONDS):
+                    async with asyncio.timeout(_LONGEST_READ_SECONDS):
+                        documents = await anext(cursor, None)
+            except TimeoutError:
+                raise CommandError("MongoDB did not answer for a minute. Begin again.") from None
             except OperationFailure as error:
                 if error.code not in (_SNAPSHOT_TOO_OLD, _SNAPSHOT_UNAVAILABLE):
                     raise

@@ -3,7 +3,7 @@
 Each comparison reads both sides in the order of an index, and keeps no more than a batch in memory.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -74,8 +74,8 @@ class LedgerOfShifts:
         """By id: the shift and the ledger entry."""
         these = {} if keys is None else {"_id": {"$in": keys}}
         async for pair in _side_by_side(
-            _in_order(self._shifts, "_id", these, ("user", "points")),
-            _in_order(self._ledger, "_id", {**these, "reason": "shift"}, ("user", "points")),
+            _in_order(self._shifts, ["_id"], these, ["user", "points"]),
+            _in_order(self._ledger, ["_id"], {**these, "reason": "shift"}, ["user", "points"]),
         ):
             yield pair
 
@@ -128,7 +128,7 @@ class TotalsOfLedger:
         """By user: the account, and the points that the ledger adds up to."""
         async for users in self._ranges(keys):
             async for pair in _side_by_side(
-                _in_order(self._accounts, "id", {"id": users}, ("points",)), self._sums(users)
+                _in_order(self._accounts, ["id"], {"id": users}, ["points"]), self._sums(users)
             ):
                 yield pair
 
@@ -267,16 +267,14 @@ class CopiesOfCertifications:
     async def _held(self, users: Document | None) -> AsyncIterator[tuple[int, Document]]:
         """Each user's certifications by code."""
         where = {} if users is None else {"user": users}
-        order = [("user", ASCENDING), ("code", ASCENDING)]
         last: int | None = None
         codes: Document = {}
-        async with self._records.find(where, batch_size=_READ_AT_ONCE).sort(order) as found:
-            async for record in found:
-                if record["user"] != last:
-                    if last is not None:
-                        yield last, codes
-                    last, codes = record["user"], {}
-                codes[record["code"]] = {"held": record["held"], "version": record["version"]}
+        async for user, record in _in_order(self._records, ["user", "code"], where, ["held", "version"]):
+            if user != last:
+                if last is not None:
+                    yield last, codes
+                last, codes = user, {}
+            codes[record["code"]] = {"held": record["held"], "version": record["version"]}
         if last is not None:
             yield last, codes
 
@@ -284,7 +282,7 @@ class CopiesOfCertifications:
         self, collection: Documents, key: str, users: Document | None
     ) -> AsyncIterator[tuple[int, Document]]:
         where = {} if users is None else {key: users}
-        async for user, found in _in_order(collection, key, where, ("certifications",)):
+        async for user, found in _in_order(collection, [key], where, ["certifications"]):
             yield user, found.get("certifications", {})
 
 
@@ -342,12 +340,22 @@ async def _publish_again(outbox: Documents, events: Sequence[Event]) -> int:
 
 
 async def _in_order(
-    collection: Documents, key: str, where: Mapping[str, Any], fields: Iterable[str]
+    collection: Documents, keys: Sequence[str], where: Document, fields: Sequence[str]
 ) -> AsyncIterator[tuple[Any, Document]]:
-    """Each matching document by its key, in rising order of the key."""
-    async with collection.find(where, [key, *fields], batch_size=_READ_AT_ONCE).sort(key, ASCENDING) as found:
-        async for document in found:
-            yield document[key], document
+    """Each matching document by the first key, in rising order of the keys, which together are unique.
+
+    Page by page, for MongoDB ends a cursor when all that it did for it took as long as a single read may take.
+    """
+    later: Document = {}
+    while True:
+        found = collection.find({"$and": [where, later]}, [*keys, *fields], batch_size=_READ_AT_ONCE)
+        page = await found.sort([(key, ASCENDING) for key in keys]).limit(_READ_AT_ONCE).to_list()
+        for document in page:
+            yield document[keys[0]], document
+        if len(page) < _READ_AT_ONCE:
+            return
+        same = [{key: page[-1][key] for key in keys[:place]} for place in range(len(keys))]
+        later = {"$or": [{**rest, key: {"$gt": page[-1][key]}} for key, rest in zip(keys, same, strict=True)]}
 
 
 async def _side_by_side(

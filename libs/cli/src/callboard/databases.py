@@ -8,10 +8,12 @@ import pymongo
 
 from callboard.system import SERVICES
 from common.mongo import RESTORING, Collection, Database, connect, migrate
-from common.settings import Settings
+from common.settings import ProcessSettings
 
 _SECONDS = 3600.0
 """An index over many documents takes its time."""
+
+_AWAY_SECONDS = 10.0
 
 DATABASES = (*SERVICES, "gateway")
 
@@ -23,15 +25,17 @@ def collections_of(name: str) -> Sequence[Collection]:
     return collections
 
 
-async def migrate_database(settings: Settings, name: str) -> None:
+async def migrate_database(settings: ProcessSettings, name: str) -> None:
     """Bring the database of one service up to date. Safe to repeat."""
     client, database = connect(settings, name)
     async with client:
+        with pymongo.timeout(_AWAY_SECONDS):
+            await database.command("ping")  # a MongoDB that is not there is not waited for as long
         with pymongo.timeout(_SECONDS):
             await migrate(database, collections_of(name))
 
 
-async def migrate_all(settings: Settings) -> None:
+async def migrate_all(settings: ProcessSettings) -> None:
     """Bring every database up to date. Safe to repeat."""
     await asyncio.gather(*(migrate_database(settings, name) for name in DATABASES))
 

@@ -27,6 +27,13 @@ def _duration(given: str | timedelta) -> timedelta:
         raise typer.BadParameter(str(error)) from None
 
 
+def _lifetime(given: str) -> timedelta:
+    lifetime = _duration(given)
+    if not lifetime:
+        raise typer.BadParameter("expected more than nothing; without --expires, a key does not expire")
+    return lifetime
+
+
 @keys_app.command("create")
 def keys_create(
     name: Annotated[str, typer.Argument(help="What logs and records will call the key.")],
@@ -38,7 +45,7 @@ def keys_create(
         list[str] | None, typer.Option(metavar="CIDR", help="Only from this network; repeatable.")
     ] = None,
     expires: Annotated[
-        timedelta | None, typer.Option(parser=_duration, metavar="90d", help="How long it is valid.")
+        timedelta | None, typer.Option(parser=_lifetime, metavar="90d", help="How long it is valid.")
     ] = None,
     rate: Annotated[
         str | None, typer.Option(metavar="500/min", help="How many requests it may make.")
@@ -93,7 +100,9 @@ def keys_rotate(
     name: str,
     overlap: Annotated[
         timedelta,
-        typer.Option(parser=_duration, metavar="24h", help="How long the old key stays valid."),
+        typer.Option(
+            parser=_duration, metavar="24h", show_default="24h", help="How long the old key stays valid."
+        ),
     ] = timedelta(hours=24),
     as_json: AsJson = False,
     data_dir: DataDir = None,

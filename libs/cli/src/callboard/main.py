@@ -3,6 +3,7 @@
 import re
 from dataclasses import asdict
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from callboard.components import Options
-from callboard.errors import CommandError
+from callboard.errors import CommandError, in_short
 from callboard.key_commands import keys_app
 from callboard.system import SERVICES
 from callboard.terminal import (
@@ -37,13 +38,15 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except (CommandError, ConfigurationError) as error:
             typer.echo(error, err=True)
+        except BrokenPipeError:  # who reads what we print has enough of it
+            raise
+        except OSError as error:
+            typer.echo(f"This machine does not let us: {error}.", err=True)
         except Exception as error:
             if not type(error).__module__.startswith("pymongo"):
                 raise
-            first_line = str(error).partition("\n")[0][:200]
             typer.echo(
-                f"MongoDB does not answer as it should; is Callboard running? ({first_line})",
-                err=True,
+                f"MongoDB does not answer as it should; is Callboard running? ({in_short(error)})", err=True
             )
         raise typer.Exit(1)
 
@@ -71,6 +74,13 @@ def _replicas(text: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}") from None
+
+
 @app.command()
 def up(
     host: Annotated[str, typer.Option(help="Address that the gateway listens on.")] = "127.0.0.1",
@@ -88,10 +98,17 @@ def up(
     ] = None,
     trusted_proxy: Annotated[
         list[str] | None,
-        typer.Option(metavar="CIDR", help="Proxies whose X-Forwarded-For is believed; repeatable."),
+        typer.Option(
+            parser=_network, metavar="CIDR", help="Proxies whose X-Forwarded-For is believed; repeatable."
+        ),
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain to serve HTTPS with.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key.")] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Certificate chain to serve HTTPS with."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The certificate's private key.")
+    ] = None,
     mongo_url: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +125,8 @@ def up(
 
     if replicas and not processes:
         raise CommandError("--replicas needs --processes: in one process there is one of each service.")
+    if (tls_cert is None) != (tls_key is None):
+        raise CommandError("--tls-cert and --tls-key need each other.")
     start(
         Options(
             data_dir=data_dir,
@@ -182,7 +201,7 @@ def backup(
     from callboard.backup import backup as write
     from callboard.backup_file import new_file
 
-    with new_file(file) as target, progress("Backing up") as advance:
+    with progress("Backing up") as advance, new_file(file) as target:
         held = run(write(settings(data_dir), target, advance))
     told.print(f"Backed up {held}.", soft_wrap=True)
 
@@ -227,7 +246,7 @@ def sync(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     typer.echo(f"{done.seen} members seen, {done.changed} ranks changed.")
     if done.missed:
         typer.echo(
-            f"The list of members lacked {done.missed} who are members; their ranks were read one by one."
+            f"The list of members lacked {done.missed} who are members, or who could not be asked for."
         )
 
 
@@ -241,7 +260,10 @@ def letters_list(data_dir: DataDir = None) -> None:
 
     table = table_of("service", "event", "subject", "at", "reason")
     for letter in run(collect()):
-        table.add_row(letter.service, letter.id, letter.subject, moment(letter.at), letter.reason)
+        # As it is: the console would read [brackets] as a style.
+        table.add_row(
+            letter.service, Text(letter.id), Text(letter.subject), moment(letter.at), Text(letter.reason)
+        )
     shown.print(table if table.rows else "There are no dead letters.")
 
 
@@ -251,6 +273,19 @@ def letters_replay(data_dir: DataDir = None) -> None:
     from callboard.dead_letters import replay
 
     told.print(f"Events sent again: {run(replay(settings(data_dir)))}.")
+
+
+@letters_app.command("drop")
+def letters_drop(
+    service: Annotated[str, typer.Argument(help="Whose dead letters, as `list` says.")],
+    events: Annotated[list[str], typer.Argument(metavar="EVENT", help="Which, as `list` says.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Forget events that are worth nothing, for good; what happened is as true as before."""
+    from callboard.dead_letters import drop
+
+    run(drop(settings(data_dir), service, events))
+    told.print(f"{service} has forgotten: {', '.join(events)}.", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -10,14 +10,14 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from callboard.databases import migrate_all
-from callboard.errors import CommandError
+from callboard.errors import CommandError, in_short
 from callboard.files import write_private
 from callboard.replica_set import prepare_mongod
 from callboard.servers import is_ours
 from common.group import load_group
 from common.logs import configure_logging
 from common.mongo import connect
-from common.settings import Settings, read_settings
+from common.settings import ProcessSettings, Settings, read_settings
 from gateway.keys import create_key, list_keys, rotate_key
 from gateway.models import KeyScope
 
@@ -27,7 +27,7 @@ _UNFINISHED = "keys.env.unfinished"
 _MAKER = "callboard up"
 
 
-async def prepare(settings: Settings, data_dir: Path) -> None:
+async def prepare(settings: ProcessSettings, data_dir: Path) -> None:
     """Make MongoDB ready, migrate every database and, at the first start, make one key for each scope.
 
     Safe to repeat. Raises CommandError and ConfigurationError.
@@ -42,19 +42,19 @@ async def prepare(settings: Settings, data_dir: Path) -> None:
     await _make_first_keys(settings, data_dir)
 
 
-async def _check(settings: Settings) -> None:
+async def _check(settings: ProcessSettings) -> None:
     client, database = connect(settings, "gateway")
     async with client:
         try:
             with pymongo.timeout(10):
                 hello = await database.command("hello")
         except PyMongoError as error:
-            raise CommandError(f"MongoDB cannot be used: {str(error).partition(', Timeout')[0]}.") from error
+            raise CommandError(f"MongoDB cannot be used: {in_short(error)}.") from error
     if "setName" not in hello:
         raise CommandError("MongoDB cannot be used: it is no member of a replica set.")
 
 
-async def _make_first_keys(settings: Settings, data_dir: Path) -> None:
+async def _make_first_keys(settings: ProcessSettings, data_dir: Path) -> None:
     """Write keys.env once; a start that died while doing so is made good by the next."""
     file, unfinished = data_dir / KEYS_FILE, data_dir / _UNFINISHED
     client, database = connect(settings, "gateway")

@@ -9,7 +9,9 @@ import random
 import secrets
 import shutil
 import socket
+import sys
 import sysconfig
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from callboard.files import private_dir, write_private
 _USER = "callboard"
 REPLICA_SET = "callboard"
 _given_ports: set[int] = set()
+_reservations: deque[socket.socket] = deque()
+_MOST_RESERVATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ def mongod(data_dir: Path) -> Server:
     binary = _mongod_binary()
     folder = private_dir(data_dir / "mongod")
     data = private_dir(folder / "data")
+    if any(data.iterdir()) and not (folder / "url").exists():
+        raise CommandError(
+            f"{folder / 'url'} is gone, and with it the password of the database: put a copy of "
+            f"{data_dir / 'secrets' / 'callboard_mongo_url'} in its place."
+        )
     key = folder / "key"
     if not key.exists():
         write_private(key, secrets.token_hex(64))
@@ -101,12 +110,12 @@ def listens(port: int) -> bool:
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 
@@ -114,9 +123,28 @@ def free_port() -> int:
     """A port of 127.0.0.1 that is free, below those that the system gives to outgoing connections."""
     while True:
         port = random.randrange(20_000, 32_000)  # noqa: S311 - no secret
-        if port not in _given_ports and is_free("127.0.0.1", port):
+        if port not in _given_ports and is_free("127.0.0.1", port) and _reserve(port):
             _given_ports.add(port)
             return port
+
+
+def _reserve(port: int) -> bool:
+    """Whether no other process was given the port a moment ago, and will soon listen there; from now on this one was.
+
+    By a name that goes when the process ends. Only Linux has such names.
+    """
+    if sys.platform != "linux":
+        return True
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0callboard-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    _reservations.append(name)
+    if len(_reservations) > _MOST_RESERVATIONS:
+        _reservations.popleft().close()
+    return True
 
 
 def _remembered(folder: Path) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from pymongo.errors import PyMongoError
 from callboard.access import open_database
 from callboard.databases import DATABASES
 from callboard.system import answers_ok, read_run_file
-from common.bus import DEAD_LETTERS
+from common.consumer import DEAD_LETTERS
 from common.outbox import OUTBOX
 from common.settings import Settings
 
@@ -63,9 +63,9 @@ def _components(data_dir: Path) -> list[ComponentStatus]:
             state = "running" if entry.health_url is None else "ready" if is_well else "not ready"
             try:
                 memory = process.memory_info().rss >> 20
+                seconds = int(time.time() - process.create_time())
             except psutil.Error:
                 state = "gone"
-            seconds = int(time.time() - entry.created)
         components.append(
             ComponentStatus(entry.name, entry.pid, entry.port, entry.log, state, memory, seconds)
         )

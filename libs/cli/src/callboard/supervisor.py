@@ -11,11 +11,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from callboard.errors import CommandError
 from callboard.files import private_dir
-from callboard.system import SUPERVISOR, Process, write_run_file
+from callboard.system import SUPERVISOR, Process, running, write_run_file
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
@@ -24,6 +22,9 @@ _STEADY_SECONDS = 30.0
 
 _STOP_SECONDS = 20.0
 _LOG_BYTES = 10_000_000
+_LOOK_SECONDS = 60.0
+"""How long logs may grow unseen."""
+
 _SENTENCE = re.compile(r"(?:common|callboard)\.errors\.\w+: (.+)")
 
 
@@ -77,7 +78,8 @@ class Supervisor:
         for kept in json.loads(state):
             component, entry = Component(**kept.pop("component")), Process(**kept.pop("entry"))
             self._kept[component.name] = _Kept(component, entry, **kept)
-        self._own_entry = Process(SUPERVISOR, os.getpid(), None, None, None, psutil.Process().create_time())
+        self._own_entry = running(SUPERVISOR, os.getpid(), None, None, None)
+        self._listed: list[Process] = []
 
     @property
     def state(self) -> str:
@@ -107,10 +109,10 @@ class Supervisor:
         self._write_run_file()
         return True
 
-    def look_after(self) -> float | None:
-        """Start again what has died, after a pause that grows while it keeps dying.
+    def look_after(self) -> float:
+        """Start again what has died, after a pause that grows while it keeps dying, and shorten the logs.
 
-        Answers the seconds until something is to be started again; None while all runs.
+        Answers the seconds until it is to be called again, if nothing dies before.
         """
         now = time.monotonic()
         for kept in list(self._kept.values()):
@@ -121,16 +123,17 @@ class Supervisor:
                 if now - kept.started > _STEADY_SECONDS:
                     kept.pause = _FIRST_PAUSE_SECONDS
                 kept.due = now + kept.pause
-                self._write_run_file()
                 self._tell(f"{kept.component.name} {_ended(code)}; it starts again in {kept.pause:.1f} s.")
             elif now >= kept.due:
                 kept.due = now + _LONGEST_PAUSE_SECONDS  # should it not start at all
                 again = self._spawn(kept.component)
                 again.pause = min(kept.pause * 2, _LONGEST_PAUSE_SECONDS)
                 self._kept[kept.component.name] = again
-                self._write_run_file()
+        self._write_run_file()
+        for kept in self._kept.values():
+            _shorten(self._log(kept.component))
         due = [kept.due for kept in self._kept.values() if kept.due is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min([*due, now + _LOOK_SECONDS]) - time.monotonic())
 
     def stop(self) -> None:
         """Stop everything, and forget run.json."""
@@ -141,8 +144,6 @@ class Supervisor:
 
     def _spawn(self, component: Component) -> _Kept:
         path = self._log(component)
-        if path.exists() and path.stat().st_size > _LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
         with path.open("ab") as log:
             log_start = log.tell()
             process = subprocess.Popen(  # noqa: S603 - our own components
@@ -154,22 +155,28 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C reaches the supervisor only, which stops all in order
             )
         process.returncode = 0  # so that this object leaves the child alone: `_Kept.poll` waits for it
-        entry = Process(
-            component.name,
-            process.pid,
-            component.port,
-            component.health_url,
-            str(path),
-            psutil.Process(process.pid).create_time(),  # it may have ended, but nobody has waited for it yet
-        )
+        entry = running(component.name, process.pid, component.port, component.health_url, str(path))
         return _Kept(component, entry, time.monotonic(), log_start)
 
     def _log(self, component: Component) -> Path:
         return self._logs / f"{component.name}.log"
 
     def _write_run_file(self) -> None:
-        running = [kept.entry for kept in self._kept.values() if kept.due is None]
-        write_run_file(self._data_dir, [self._own_entry, *running])
+        entries = [self._own_entry, *(kept.entry for kept in self._kept.values() if kept.due is None)]
+        if entries != self._listed:  # or the last try failed
+            write_run_file(self._data_dir, entries)
+            self._listed = entries
+
+
+def _shorten(log: Path) -> None:
+    """Set the end of it aside once it is long; who has it open goes on at its new beginning."""
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        aside = log.with_suffix(".log.1")
+        aside.unlink(missing_ok=True)  # on a full disk, that is the room for the copy
+        with log.open("rb") as file:
+            file.seek(-_LOG_BYTES, os.SEEK_END)
+            aside.write_bytes(file.read())
+        os.truncate(log, 0)
 
 
 def _stop(those: Sequence[_Kept]) -> None:

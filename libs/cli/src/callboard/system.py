@@ -18,11 +18,15 @@ SERVICES = ("accounts", "certifications", "applications", "shifts", "notificatio
 SECRETS = ("mongo_url", "nats_url", "internal_token")
 SUPERVISOR = "supervisor"
 _CLOCK_TOLERANCE_SECONDS = 2.0
+_TICK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Process:
-    """One entry of run.json; `created` (Unix s) tells the process from a later one of the same pid."""
+    """One entry of run.json; `created` (Unix s) tells the process from a later one of the same pid.
+
+    So does `after_boot` (s), once the clock was set: what the system answers for `created` then moves with it.
+    """
 
     name: str
     pid: int
@@ -30,15 +34,26 @@ class Process:
     health_url: str | None
     log: str | None
     created: float
+    after_boot: float = 0.0
 
     def find(self) -> psutil.Process | None:
         """The process, if it still runs."""
         with suppress(psutil.Error):
             found = psutil.Process(self.pid)
-            is_same = abs(found.create_time() - self.created) < _CLOCK_TOLERANCE_SECONDS
+            created = found.create_time()
+            is_same = (
+                abs(created - self.created) < _CLOCK_TOLERANCE_SECONDS
+                or abs(created - psutil.boot_time() - self.after_boot) < _TICK_SECONDS
+            )
             if is_same and found.status() != psutil.STATUS_ZOMBIE:
                 return found
         return None
+
+
+def running(name: str, pid: int, port: int | None, health_url: str | None, log: str | None) -> Process:
+    """The entry of a process that runs, or that nobody has waited for yet."""
+    created = psutil.Process(pid).create_time()
+    return Process(name, pid, port, health_url, log, created, created - psutil.boot_time())
 
 
 def read_run_file(data_dir: Path) -> list[Process]:
@@ -47,8 +62,11 @@ def read_run_file(data_dir: Path) -> list[Process]:
         return [Process(**entry) for entry in json.loads((data_dir / "run.json").read_text("utf-8"))]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
-        raise CommandError(f"{data_dir / 'run.json'} cannot be read: {error}.") from error
+    except (ValueError, TypeError) as error:
+        raise CommandError(
+            f"{data_dir / 'run.json'} is damaged ({error}): see that no mongod and no nats-server of this folder "
+            "runs, and remove it."
+        ) from error
 
 
 def write_run_file(data_dir: Path, processes: Sequence[Process]) -> None:

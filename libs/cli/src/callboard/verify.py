@@ -17,7 +17,7 @@ from callboard.books import (
     Pair,
     TotalsOfLedger,
 )
-from common.bus import DEAD_LETTERS
+from common.consumer import DEAD_LETTERS
 from common.outbox import OUTBOX
 from common.settings import Settings
 

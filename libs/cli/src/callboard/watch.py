@@ -34,8 +34,8 @@ class Signals:
                 signal.signal(number, self._tell)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_STOP)
 
-    def wait(self, seconds: float | None) -> None:
-        """Return when a signal comes, at the latest after this time; None for no limit."""
+    def wait(self, seconds: float) -> None:
+        """Return when a signal comes, at the latest after this time."""
         select.select([self._woken], [], [], seconds)
         with suppress(BlockingIOError):
             os.read(self._woken, 1024)
@@ -66,13 +66,15 @@ def _main(data_dir: Path) -> None:
     supervisor = Supervisor(data_dir, _tell, state.read_text("utf-8"))
     state.unlink()
     signals = Signals()
+    trouble = ""
     try:
         while not signals.is_told_to_stop:
             try:
-                pause = supervisor.look_after()
+                pause, trouble = supervisor.look_after(), ""
             except OSError as error:  # a full disk, for instance, is no reason to stop what runs
-                _tell(f"What died cannot be started again yet: {error}.")
-                pause = 1
+                if str(error) != trouble:
+                    _tell(f"It tries again every second: {error}.")
+                trouble, pause = str(error), 1
             signals.wait(pause)
         _tell("Stopping.")
     finally:
@@ -80,8 +82,8 @@ def _main(data_dir: Path) -> None:
 
 
 def _tell(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    with suppress(OSError):  # nor is it one that nobody reads this any more
+        os.write(1, f"{line}\n".encode())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ folder that `CALLBOARD_SECRETS_DIR` names; the variable wins.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -57,8 +58,10 @@ def read_settings(model: type[S], **given: Any) -> S:
         return model(_secrets_dir=os.environ.get("CALLBOARD_SECRETS_DIR"), **given)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise ConfigurationError(f"CALLBOARD_{name}: {first['msg']}.") from error
+        # Without pydantic's own names for what it tried.
+        name = "_".join(str(part) for part in first["loc"] if re.fullmatch(r"\w+", str(part))).upper()
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"CALLBOARD_{name}: {reason}.") from error
 
 
 def read_secret(name: str) -> SecretStr | None:
