@@ -21,7 +21,7 @@ up: install ## Run Callboard (options: make up ARGS="--port 9000")
 	@.venv/bin/callboard up $(ARGS)
 
 test: install ## Run every test on real MongoDB and NATS processes
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 faults: install ## Kill, stop and cut every part under load, then count (SEEDS=10)
 	.venv/bin/python -m tests.faults --seeds $(or $(SEEDS),4)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 
 from callboard.replica_set import prepare_mongod
 from callboard.servers import Server, listens, mongod, nats_server
@@ -17,6 +18,7 @@ from tests.containers.engine import has_engine
 from tests.containers.park import ContainerPark, StartPark, container_park
 from tests.support import Servers, wait_until
 from tests.support.keeper import tidy_up_after_this_process
+from tests.support.scheduling import ByFileAndForm
 
 # A run that is told to stop (by a time limit, say) also stops its servers.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -43,12 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks when its turn comes
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where a run is spread over processes, what shares the fixtures of a file or a form of the park."""
-    for item in items:
-        form = item.callspec.params.get("park") if hasattr(item, "callspec") else None
-        item.add_marker(pytest.mark.xdist_group(form or str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFileAndForm:
+    """How the tests are spread where several processes run them: `make test`."""
+    return ByFileAndForm(config, log)
 
 
 @pytest.fixture(scope="session")

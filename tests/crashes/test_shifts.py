@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -10,6 +11,14 @@ from tests.crashes.points import NOT_ANSWERED, NOT_COMMITTED, NOT_MARKED, NOT_PU
 from tests.support import unique_id, wait_until
 from tests.support.accounting import NOTHING, ONCE, STORED, count, log
 from tests.support.machine import Machine
+
+
+async def until_it_is_a_group(attempt: Callable[[], Awaitable[int]]) -> None:
+    """Return once an attempt was about more than one shift: a busy machine may bring them in one by one."""
+    for _ in range(10):
+        if await attempt() > 1:
+            return
+    pytest.fail("no two shifts were ever in one commit")
 
 
 async def counted_once(park: Machine, *users: int) -> None:
@@ -66,12 +75,17 @@ async def test_an_event_that_is_published_but_not_marked_comes_again_and_is_coun
 async def test_a_group_commit_that_is_interrupted_leaves_nothing_and_can_soon_be_tried_again(
     park: Machine, point: str
 ) -> None:
+    await until_it_is_a_group(lambda: interrupted(park, point))
+
+
+async def interrupted(park: Machine, point: str) -> int:
+    """Interrupt a commit; answers how many shifts were in it."""
     users = [unique_id() for _ in range(20)]
     park.arm("shifts", point)
     async with park.service("shifts") as client:
         answers = await asyncio.gather(*(log(client, user) for user in users))
         assert await park.wait("shifts") == -signal.SIGKILL
-        assert answers.count(None) > 1
+        assert None in answers
         acknowledged = [answer is not None and answer.status_code == 200 for answer in answers]
         found = await count(park, *users)
         assert [one.shifts for one in found] == [one.events for one in found] == list(map(int, acknowledged))
@@ -85,9 +99,15 @@ async def test_a_group_commit_that_is_interrupted_leaves_nothing_and_can_soon_be
         for user in users:  # MongoDB keeps what the dead process wrote locked for some seconds
             await wait_until(partial(is_recorded, user), seconds=20)
     await counted_once(park, *users)
+    return answers.count(None)
 
 
 async def test_a_group_commit_that_is_not_answered_is_whole_and_its_repeats_are_known(park: Machine) -> None:
+    await until_it_is_a_group(lambda: not_answered(park))
+
+
+async def not_answered(park: Machine) -> int:
+    """Let a commit not be answered; answers how many shifts were in it."""
     users = [unique_id() for _ in range(20)]
     park.arm("shifts", NOT_ANSWERED)
     async with park.service("shifts") as client:
@@ -97,7 +117,7 @@ async def test_a_group_commit_that_is_not_answered_is_whole_and_its_repeats_are_
         unanswered = [
             answer is None and found != NOTHING for answer, found in zip(answers, stored, strict=True)
         ]
-        assert sum(unanswered) > 1
+        assert any(unanswered)
         assert all(one == NOTHING or (one.shifts, one.events) == (1, 1) for one in stored)
         await park.start("shifts")
         repeats = [await log(client, user) for user in users]
@@ -105,3 +125,4 @@ async def test_a_group_commit_that_is_not_answered_is_whole_and_its_repeats_are_
         assert again and again.status_code == 200
         assert ("Idempotent-Replayed" in again.headers) == (before != NOTHING)
     await counted_once(park, *users)
+    return sum(unanswered)

@@ -68,7 +68,7 @@ async def running(
         yield client
 
 
-async def wait_until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 10) -> None:
+async def wait_until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 30) -> None:
     """Return once the condition (plain or async) holds. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while True:

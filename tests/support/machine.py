@@ -17,6 +17,7 @@ from typing import Literal
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
 
 from accounts.models import LocalPerson
 from accounts.service import import_people
@@ -25,8 +26,8 @@ from callboard.prepare import prepare
 from callboard.servers import free_port, listens
 from callboard.supervisor import Component
 from common.group import load_group
-from common.mongo import Document, connect
-from common.peers import TOKEN_HEADER
+from common.mongo import Document, connect, is_outage
+from common.peers import LONGEST_IDLE_SECONDS, TOKEN_HEADER
 from common.settings import Settings
 from tests.support import ROOT, Servers, settings, unique_id, wait_until
 
@@ -148,7 +149,8 @@ class Machine:
             headers={"x-api-key": self.keys[key], "Roblox-Id": "1001"},
             trust_env=False,
             timeout=30,
-            limits=httpx.Limits(max_connections=None),
+            # Those that are idle are closed before the gateway closes them, perhaps just as they are used.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=LONGEST_IDLE_SECONDS),
         )
 
     @property
@@ -182,8 +184,18 @@ class Machine:
         users = [unique_id() for _ in range(number)]
         people = [LocalPerson(id=user, username=f"Person_{user}", rank=rank) for user in users]
         client, database = connect(self.settings(), "accounts")
+
+        async def are_imported() -> bool:
+            try:
+                await import_people(database, load_group(ROOT / "callboard.toml"), people)
+            except PyMongoError as error:
+                if not is_outage(error):
+                    raise
+                return False
+            return True
+
         async with client:
-            await import_people(database, load_group(ROOT / "callboard.toml"), people)
+            await wait_until(are_imported, START_SECONDS)
         return people
 
     def settings(self) -> Settings:
