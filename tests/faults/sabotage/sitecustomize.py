@@ -54,9 +54,9 @@ def no_outbox() -> None:
     uncommitted: list[Any] = []
     tasks: set[asyncio.Task[None]] = set()
 
-    async def anew(database: Any, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def anew(database: Any, work: Callable[[Any], Awaitable[Any]], **how: Any) -> Any:
         uncommitted.clear()  # what an aborted transaction left is no fact
-        return await transaction(database, work)
+        return await transaction(database, work, **how)
 
     async def add(_: Outbox, __: object, events: Sequence[Any], ___: object = None) -> None:
         uncommitted[:] = events

@@ -17,6 +17,7 @@ from common.mongo import RESTORING, Documents, Session
 from common.settings import Settings
 
 _READ_AT_ONCE = 1_000
+_AWAY_SECONDS = 10.0
 _LONGEST_READ_SECONDS = 60.0
 _LONGEST_SECONDS = 24 * 3600.0
 _SNAPSHOT_TOO_OLD = 239
@@ -32,16 +33,21 @@ async def backup(settings: Settings, file: BinaryIO, advance: Advance) -> str:
     Every read is one of the same snapshot, which MongoDB keeps for a limited time. Raises CommandError.
     """
     async with open_databases(settings) as databases:
-        if RESTORING in await databases["gateway"].list_collection_names():
-            raise CommandError("These databases hold half of a backup: run `callboard restore` again first.")
-        collections = {
-            f"{name}.{collection}": database[collection]
-            for name, database in databases.items()
-            for collection in await present_collections(database)
-        }
-        if not collections:
-            raise CommandError("There is nothing to back up: Callboard was never started on this MongoDB.")
-        size = sum([await one.estimated_document_count() for one in collections.values()])
+        with pymongo.timeout(_AWAY_SECONDS):
+            if RESTORING in await databases["gateway"].list_collection_names():
+                raise CommandError(
+                    "These databases hold half of a backup: run `callboard restore` again first."
+                )
+            collections = {
+                f"{name}.{collection}": database[collection]
+                for name, database in databases.items()
+                for collection in await present_collections(database)
+            }
+            if not collections:
+                raise CommandError(
+                    "There is nothing to back up: Callboard was never started on this MongoDB."
+                )
+            size = sum([await one.estimated_document_count() for one in collections.values()])
         header = Header(version("callboard"), datetime.now(UTC), list(collections))
         writer = Writer(file, header)
         async with databases["gateway"].client.start_session(snapshot=True) as session:

@@ -30,9 +30,8 @@ def new_private_file(path: Path) -> Iterator[BinaryIO]:
     """A file that only its owner can read; at the end it takes the place of `path`, after an error it is gone."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    try:  # from before it is there: Ctrl-C may come at any moment
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@ and stand on no command line.
 """
 
 import importlib.metadata
+import os
 import random
 import secrets
 import shutil
@@ -23,7 +24,7 @@ from callboard.files import private_dir, write_private
 _USER = "callboard"
 REPLICA_SET = "callboard"
 _given_ports: set[int] = set()
-_reservations: deque[socket.socket] = deque()
+_reservations: deque[int] = deque()
 _MOST_RESERVATIONS = 100
 
 
@@ -135,15 +136,14 @@ def _reserve(port: int) -> bool:
     """
     if sys.platform != "linux":
         return True
-    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        name.bind(f"\0callboard-port-{port}")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
+            name.bind(f"\0callboard-port-{port}")
+            _reservations.append(name.detach())
     except OSError:
-        name.close()
         return False
-    _reservations.append(name)
     if len(_reservations) > _MOST_RESERVATIONS:
-        _reservations.popleft().close()
+        os.close(_reservations.popleft())
     return True
 
 
