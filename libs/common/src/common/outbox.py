@@ -107,8 +107,8 @@ class Outbox:
     async def flush(self, bus: Bus) -> None:
         """Publish what is unsent, oldest first. Raises Unavailable; the rest stays for the next look.
 
-        Of relays that are at the same events, the one that marks the first of them goes on, and the others leave it
-        the rest.
+        Of relays that are at the same events, the one that marks the first of a batch goes on, and the others leave it
+        the rest. Should each find its first marked by another, the next look of any of them goes on.
         """
         self._forget_finished()
         last = ""
