@@ -20,7 +20,7 @@ install: .venv/installed ## Make .venv with everything that Callboard needs
 up: install ## Run Callboard (options: make up ARGS="--port 9000")
 	@.venv/bin/callboard up $(ARGS)
 
-test: install ## Run every test on real MongoDB and NATS processes
+test: install ## Run every test on real MongoDB and NATS processes, several files at a time (JOBS=3)
 	.venv/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 faults: install ## Kill, stop and cut every part under load, then count (SEEDS=10)
