@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich import box
@@ -37,10 +37,16 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show how much is done; what is under way ends tidily when this process is told to stop."""
     from rich.progress import Progress
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for told_to_stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told_to_stop, _stop)
     with Progress(console=told, transient=True, disable=not told.is_terminal) as shows:
         task = shows.add_task(what)
         yield lambda done, total: shows.update(task, completed=done, total=max(done, total))
+
+
+def _stop(*_: object) -> NoReturn:
+    """Not Python's own handler: asyncio turns that one's first Ctrl-C into a cancellation, which a driver swallows."""
+    raise KeyboardInterrupt
 
 
 def settings(data_dir: Path | None) -> "Settings":
