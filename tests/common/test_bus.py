@@ -162,16 +162,24 @@ async def test_the_relay_looks_for_what_others_left_however_often_it_is_woken(
             await wait_until(partial(relay.are_sent, left))
 
 
+@asynccontextmanager
+async def backlogged(servers: Servers, number: int) -> AsyncIterator[tuple[Relay, list[Unheard]]]:
+    """So many events that wait in a new outbox, whose own relay does not run."""
+    client, database = connect(settings(Settings, servers), f"relay_{unique_id()}")
+    async with client:
+        await migrate(database, (OUTBOX,))
+        relay = Relay(Outbox(database), database)
+        backlog = [Unheard() for _ in range(number)]
+        for start in range(0, number, 960):
+            await relay.commit(*backlog[start : start + 960])
+        yield relay, backlog
+
+
 async def test_one_of_several_relays_works_off_a_backlog_and_another_goes_on_when_it_ends(
     servers: Servers,
 ) -> None:
-    client, database = connect(settings(Settings, servers), f"relay_{unique_id()}")
-    async with client, connected(servers) as bus:
-        await migrate(database, (OUTBOX,))
-        before = Relay(Outbox(database), database)
-        backlog = [Unheard() for _ in range(20 * 256)]
-        for start in range(0, len(backlog), 960):
-            await before.commit(*backlog[start : start + 960])
+    async with connected(servers) as bus, backlogged(servers, 20 * 256) as (before, backlog):
+        database = before.database
 
         def published() -> float:
             """By all, those included that another published as well."""
@@ -192,12 +200,8 @@ async def test_one_of_several_relays_works_off_a_backlog_and_another_goes_on_whe
 async def test_what_relays_that_look_at_the_same_time_leave_to_each_other_is_published_at_the_next_look(
     servers: Servers,
 ) -> None:
-    client, database = connect(settings(Settings, servers), f"relay_{unique_id()}")
-    async with client, connected(servers) as bus:
-        await migrate(database, (OUTBOX,))
-        before = Relay(Outbox(database), database)
-        backlog = [Unheard() for _ in range(3 * 256)]
-        await before.commit(*backlog)
+    async with connected(servers) as bus, backlogged(servers, 3 * 256) as (before, backlog):
+        database = before.database
         await asyncio.gather(*(Outbox(database).flush(bus) for _ in range(5)))
         await Outbox(database).flush(bus)
         assert await before.are_sent(*backlog)
