@@ -10,7 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pymongo import AsyncMongoClient
 
+from common.mongo import Document
 from tests.contracts.park import QUESTIONS, Park, changed_config, open_park
 from tests.contracts.people import CAST, GUEST, TRAINEE, Person
 from tests.standins import Fault
@@ -55,6 +57,13 @@ class Told:
     def lines_of(self, person: Person) -> list[str]:
         """What stands there of this person."""
         return [line for line in self.lines if f"**{shown(person)}**" in line]
+
+    async def has_noted_all(self) -> bool:
+        """Whether all that was sent is noted as sent."""
+        url = (self.park.data_dir / "secrets/callboard_mongo_url").read_text("utf-8")
+        client: AsyncMongoClient[Document] = AsyncMongoClient(url)
+        async with client:
+            return await client["notifications"]["sent"].find_one({"sent": False}) is None
 
 
 def shown(person: Person) -> str:
@@ -157,6 +166,7 @@ async def test_a_crash_between_the_message_and_its_note_repeats_that_one_alone(t
     line = "**{}** was approved by ParkManager and is now **University Student**."
     assert (await park.approve(before.id)).status_code == 200
     await told.tells(line.format(shown(before)))
+    await wait_until(told.has_noted_all)  # or this one would be what is repeated
     (told.folder / f"callboard: {NOT_NOTED}").touch()
     with suppress(httpx.HTTPError):  # the answer may be lost with the process
         await park.approve(after.id)
