@@ -1,18 +1,24 @@
 """/connect, /profile and the internal routes: who a player is and may do."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import pytest
 from pymongo.errors import BulkWriteError
 
 from accounts.models import LocalPerson
+from accounts.plugins import Identity
 from accounts.service import import_people
 from common.errors import ConfigurationError
 from common.events import CertificationGranted, CertificationRevoked
+from common.group import load_group
+from common.mongo import connect
+from common.plugins import load
 from tests.accounts.builders import granted, revoked, shift_logged
 from tests.accounts.conftest import Park
-from tests.support import unique_id, wait_until
+from tests.support import ROOT, unique_id, wait_until
+from tests.support.machine import machine
 
 
 async def test_a_profile_is_answered_to_the_character(park: Park) -> None:
@@ -216,3 +222,23 @@ async def test_a_username_that_the_local_plugin_knows_otherwise_is_read_again_af
         return bool((await park.profile(id=person.id))["username"] == person.username)
 
     await wait_until(is_renamed)
+
+
+async def test_a_start_waits_for_a_mongodb_that_is_slow_to_take_the_configured_people(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("common.mongo.TIMEOUT_SECONDS", 2.0)
+    group = load_group(ROOT / "callboard.toml")
+    options = {"local": {"people": [{"id": 1, "username": "First", "rank": "Guest"}]}}
+    group = group.model_copy(update={"plugins": group.plugins.model_copy(update={"options": options})})
+    async with machine() as here:
+        client, database = connect(here.settings(), "accounts")
+        async with client, AsyncExitStack() as stack:
+            here.freeze("mongod")
+            plugin: Identity = load("callboard.identity", "local", group, database)
+            starting = asyncio.create_task(stack.enter_async_context(plugin))
+            await wait_until(lambda: "the start waits for MongoDB" in caplog.text)
+            here.thaw("mongod")
+            await starting
+            person = await plugin.by_id(1)
+    assert person is not None and person.username == "First"

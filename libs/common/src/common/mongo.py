@@ -224,12 +224,19 @@ async def check_migrated(database: Database, collections: Sequence[Collection]) 
 
 
 async def wait_until_migrated(database: Database, collections: Sequence[Collection]) -> None:
-    """`check_migrated` for a service that starts: one that is there before MongoDB waits for it, for a while."""
+    """`check_migrated` for a service that starts."""
+    await when_there(lambda: check_migrated(database, collections))
+
+
+async def when_there(work: Callable[[], Awaitable[None]]) -> None:
+    """For a service that starts: one that is there before MongoDB, or while it is slow, waits for it, for a while.
+
+    Let `work` be safe to repeat.
+    """
     deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
     while True:
         try:
-            await check_migrated(database, collections)
-            return
+            return await work()
         except PyMongoError as error:
             if not is_outage(error) or time.monotonic() > deadline:
                 raise

@@ -1,5 +1,6 @@
 """The plugins that need no outside service: people and ranks from the configuration and from imports."""
 
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ from accounts.repository import People
 from common.coalesce import Coalescer
 from common.errors import ConfigurationError
 from common.group import Group
-from common.mongo import Document
+from common.mongo import Document, when_there
 from common.plugins import PluginContext
 from common.providers import Urgency
 
@@ -49,7 +50,7 @@ class LocalIdentity:
 
     async def __aenter__(self) -> Self:
         for person, rankid in self._first:
-            await self._people.add(person.id, person.username, rankid, person.discord)
+            await when_there(partial(self._people.add, person.id, person.username, rankid, person.discord))
         return self
 
     async def __aexit__(
