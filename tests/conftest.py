@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 
 from callboard.replica_set import prepare_mongod
@@ -22,6 +23,9 @@ from tests.support.scheduling import ByFileAndForm
 
 # A run that is told to stop (by a time limit, say) also stops its servers.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+# The examples are the same each time, and none has to be quick: on a busy machine it may not be.
+settings.load_profile("ci")
 
 
 def pytest_configure() -> None:

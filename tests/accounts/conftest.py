@@ -1,6 +1,6 @@
 """What the tests of accounts build on: the running service, or the Roblox plugins on a stand-in."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from accounts.service import AccountsService, import_people
 from callboard.databases import migrate_database
 from common.group import Group, load_group
 from common.mongo import Database, connect
+from common.providers import Urgency
 from common.settings import Settings
 from tests.accounts.on_roblox import ranking
 from tests.standins.roblox import Roblox, roblox
@@ -49,6 +50,14 @@ class Park:
         return answer.json()
 
 
+@pytest.fixture(scope="package", autouse=True)
+def patient_database() -> Iterator[None]:
+    """A MongoDB that a busy machine makes slow is waited for: when it is given up is not looked at here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.mongo.TIMEOUT_SECONDS", 20.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 async def park(servers: Servers) -> AsyncIterator[Park]:
     """The service, for a whole file of tests."""
@@ -77,8 +86,29 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def plugin(database: Database, standin: Roblox) -> AsyncIterator[RobloxRanking]:
+def patient() -> Iterator[pytest.MonkeyPatch]:
+    """The Roblox plugins wait for a slow machine, which else would make them ask again, or give up; undone by `undo`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("accounts.plugins.roblox._READ_SECONDS", dict.fromkeys(Urgency, 60.0))
+        patch.setattr("accounts.plugins.roblox._SET_SECONDS", 60.0)
+        patch.setattr("accounts.plugins.roblox._LONGEST_CALL_SECONDS", 60.0)
+        yield patch
+
+
+@pytest.fixture
+async def plugin(
+    database: Database,
+    standin: Roblox,
+    patient: pytest.MonkeyPatch,  # noqa: ARG001 - in use from the start on
+) -> AsyncIterator[RobloxRanking]:
     """The ranking plugin, which has learnt the roles and asked for nothing else."""
     async with ranking(database, standin) as own:
         standin.requests.clear()
         yield own
+
+
+@pytest.fixture
+async def hurried(plugin: RobloxRanking, patient: pytest.MonkeyPatch) -> RobloxRanking:
+    """The same, with the limits that it has."""
+    patient.undo()
+    return plugin

@@ -16,6 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, 
 from accounts.handlers import HANDLERS
 from accounts.main import create
 from accounts.service import AccountsService
+from common.errors import Locked
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.mongo import Database, connect, is_outage
 from common.settings import Settings
@@ -146,7 +147,7 @@ class Events(RuleBasedStateMachine):
             try:
                 unchanged = await HANDLERS[fact](self._replicas.services[replica], events)
             except Exception as error:
-                if not is_outage(error):
+                if not is_outage(error) and not isinstance(error, Locked):
                     raise
                 is_told = False  # a slow machine; all the same, the events may have been handled
             else:

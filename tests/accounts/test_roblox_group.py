@@ -13,6 +13,8 @@ from tests.standins import Fault, Forged
 from tests.standins.roblox import LADDER, Roblox
 from tests.support import wait_until
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 TOO_LARGE = Forged(200, {"groupMemberships": [{"user": f"users/{2**63}", "roles": []}]})
 
 

@@ -14,6 +14,8 @@ from tests.standins import Fault, Forged
 from tests.standins.roblox import Roblox, User
 from tests.support import unique_id, wait_until
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 TOO_MANY = Forged(400, {"errors": [{"code": 2, "message": "Too many usernames."}]})
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -188,17 +189,20 @@ async def test_a_place_that_is_lost_again_and_again_is_told_and_looked_for_ever_
 ) -> None:
     monkeypatch.setattr("accounts.sync._FIRST_PAUSE_SECONDS", 0.02)
     company = Company(members(3), has_list=True)
-    company.lost = ["2"] * 6
+    company.lost = ["2"] * 100
     began = time.monotonic()
     walking = asyncio.create_task(walker(database, company)[0].look())
 
     async def is_told() -> bool:
         return "its place in the list was lost" in ((await state(database)).trouble or "")
 
-    await wait_until(is_told)
+    await wait_until(is_told)  # which it is for ever longer, until it is found
+    await wait_until(lambda: len(company.lost) <= 94)
+    times = 100 - len(company.lost)
+    company.lost.clear()
     await walking
-    assert time.monotonic() - began > 0.02 * (1 + 2 + 4 + 8 + 16 + 32) / 2
-    assert company.pages == ["", "2"] * 7
+    assert time.monotonic() - began > 0.02 * (2**times - 1) / 2
+    assert company.pages == ["", "2"] * (times + 1)
     last = (await state(database)).last
     assert last is not None
     assert last.seen == 3
@@ -347,10 +351,8 @@ async def test_after_a_walk_those_without_a_rank_are_not_asked_for_until_the_nex
     async with outside_park(servers, company) as park:
         await park.store(stored, GUEST, hours=1)
 
-        async def is_complete() -> bool:
-            return (await state(park.database)).last is not None
-
-        await wait_until(is_complete)
+        # What is stored of the walk's end is there a moment before the replica relies on it.
+        await wait_until(lambda: park.service._ranks.known(stranger, None) is not None)
         company.asked.clear()
         for user in (stored, stranger):
             answer = await park.connect(user)
@@ -441,6 +443,7 @@ async def test_the_loop_of_walks_survives_an_outage_of_mongodb_and_goes_on_where
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("accounts.sync._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("common.mongo.TIMEOUT_SECONDS", 2.0)
     company = Company(members(7), has_list=True)
     company.stuck = "4"
     async with (
@@ -448,10 +451,11 @@ async def test_the_loop_of_walks_survives_an_outage_of_mongodb_and_goes_on_where
         outside_database(here.servers) as database,
         background(walker(database, company)[0].run),
     ):
-        await wait_until(lambda: company.pages == ["", "2", "4"])
+        await wait_until(lambda: company.pages[-1:] == ["4"])
+        before = len(company.pages)
         await here.kill("mongod")
         company.stuck = None
-        await wait_until(lambda: "the sync of ranks waits for MongoDB" in caplog.text, 30)
+        await wait_until(lambda: "the sync of ranks waits for MongoDB" in caplog.text, 60)
         await here.start("mongod")
 
         async def is_complete() -> bool:
@@ -459,11 +463,14 @@ async def test_the_loop_of_walks_survives_an_outage_of_mongodb_and_goes_on_where
                 return (await state(database)).last is not None
             return False
 
-        await wait_until(is_complete, 30)
-        assert company.pages == ["", "2", "4", "4", "6"]
+        await wait_until(is_complete, 60)
+        # More than once where MongoDB, just started, takes its time.
+        assert [page for page, _ in groupby(company.pages[before:])] == ["4", "6"]
         assert await ranks(database) == company.ranks
         await Syncs(database).request()  # and it walks again
-        await wait_until(lambda: company.pages[5:] == ["", "2", "4", "6"])
+        before = len(company.pages)
+        again = ["", "2", "4", "6"]
+        await wait_until(lambda: [page for page, _ in groupby(company.pages[before:])] == again)
 
 
 async def test_an_outage_of_days_is_waited_for_as_one_of_minutes(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -107,14 +108,29 @@ class Park:
 async def park(
     servers: Servers, accounts: Accounts | None = None, *, in_one_process: bool = True, **given: Any
 ) -> AsyncIterator[Park]:
-    """The service on the servers of this run, beside `accounts` where they are in one process."""
+    """The service on the servers of this run, beside `accounts` where they are in one process.
+
+    It has looked for what others left behind.
+    """
     accounts = accounts or Accounts()
     own = settings(ApplicationsSettings, servers, **{"public_url": PUBLIC_URL} | given)
-    async with (
-        running(create(own, {"accounts": accounts.app} if in_one_process else None), own) as client,
-        database(servers) as applications,
-    ):
-        yield Park(client, applications, accounts)
+    has_looked = asyncio.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        look = Repository.abandoned
+
+        async def abandoned(repository: Repository) -> list[int]:
+            found = await look(repository)
+            has_looked.set()
+            return found
+
+        patch.setattr(Repository, "abandoned", abandoned)
+        async with (
+            running(create(own, {"accounts": accounts.app} if in_one_process else None), own) as client,
+            database(servers) as applications,
+        ):
+            async with asyncio.timeout(30):
+                await has_looked.wait()
+            yield Park(client, applications, accounts)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """POST /application/approve: who becomes a trainee, and what is answered."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -143,14 +144,20 @@ async def test_a_manager_whose_stored_rank_is_old_is_not_demoted_by_an_approval(
     assert here.accounts.ranked == []
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_while_the_rank_cannot_be_read_nothing_is_begun_and_nobody_waits_long(servers: Servers) -> None:
     user = unique_id()
     async with park(servers) as here:
         here.accounts.knows(user)
         here.accounts.may_read.clear()
-        async with asyncio.timeout(5):
+
+        async def is_told_soon() -> bool:
+            began = time.monotonic()
             answer = await here.approve(user)
-        assert (answer.status_code, answer.text) == (502, NOT_RANKED)
+            assert (answer.status_code, answer.text) == (502, NOT_RANKED)
+            return time.monotonic() - began < 5
+
+        await wait_until(is_told_soon, 60)  # a machine that pauses makes one try longer, not all
         assert await here.records(user) == []
         here.accounts.may_read.set()
         assert (await here.approve(user)).text == RANKED

@@ -40,7 +40,7 @@ class Kept:
         if url.startswith("applications/"):
             assert await Repository(self.database).text(url.removeprefix("applications/")) == text
             return False
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             assert (await client.get(url)).text.startswith(text)
         return True
 
@@ -49,7 +49,8 @@ class Kept:
 async def opened(
     own: Database, monkeypatch: pytest.MonkeyPatch, *, keep_days: int = 30, key: str = KEY
 ) -> AsyncIterator[Kept]:
-    """The plugin on a Pastebin without pastes."""
+    """The plugin on a Pastebin without pastes, and without the limits that are not what is tested."""
+    monkeypatch.setattr("applications.plugins.pastebin._SECONDS", 30.0)
     monkeypatch.setattr("applications.plugins.pastebin._CALLS_PER_MINUTE", 60_000)
     monkeypatch.setenv("CALLBOARD_PASTEBIN_KEY", key)
     group = load_group(ROOT / "callboard.toml")
@@ -158,9 +159,11 @@ async def test_it_is_asked_again_once_it_was_left_alone(kept: Kept, monkeypatch:
 async def test_what_it_does_not_take_is_kept_here_and_sent_once(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, fault: Fault | Forged
 ) -> None:
-    monkeypatch.setattr("applications.plugins.pastebin._SECONDS", 0.3)
     kept.standin.faults.always(fault)
-    assert not await kept.publish()
+    with monkeypatch.context() as patch:
+        if fault is Fault.HANG:
+            patch.setattr("applications.plugins.pastebin._SECONDS", 2.0)
+        assert not await kept.publish()
     assert len(kept.standin.requests) == 1
     kept.standin.faults.clear()
     if fault is not Fault.LIMITED:
@@ -222,6 +225,7 @@ async def test_a_wrong_key_is_told_in_the_log_and_neither_it_nor_a_text_is_shown
 async def test_an_upload_answers_the_url_at_pastebin_or_else_one_of_this_callboard(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("applications.plugins.pastebin._SECONDS", 30.0)
     monkeypatch.setenv("CALLBOARD_PASTEBIN_KEY", KEY)
     config = tmp_path / "callboard.toml"
     async with pastebin_standin() as standin:

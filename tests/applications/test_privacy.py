@@ -40,7 +40,7 @@ async def process(servers: Servers, log: Path) -> AsyncIterator[httpx.AsyncClien
         )
     try:
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", headers={TOKEN_HEADER: servers.internal_token}
+            base_url=f"http://127.0.0.1:{port}", headers={TOKEN_HEADER: servers.internal_token}, timeout=30
         ) as client:
 
             async def is_ready() -> bool:
@@ -50,7 +50,7 @@ async def process(servers: Servers, log: Path) -> AsyncIterator[httpx.AsyncClien
                 except httpx.TransportError:
                     return False
 
-            await wait_until(is_ready, seconds=20)
+            await wait_until(is_ready, seconds=60)
             yield client
     finally:
         running.terminate()

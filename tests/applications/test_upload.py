@@ -67,7 +67,7 @@ async def test_the_event_arrives_on_nats_and_holds_no_answer(servers: Servers, s
         heard = await bus.subscribe(ApplicationSubmitted.SUBJECT)
         await bus.flush()
         await shared_park.upload(user, q1="The canary sings.")
-        while f'"user":{user},'.encode() not in (message := await heard.next_msg(timeout=10)).data:
+        while f'"user":{user},'.encode() not in (message := await heard.next_msg(timeout=60)).data:
             pass
     event = parse_event(ApplicationSubmitted, message.data)
     assert message.headers is not None

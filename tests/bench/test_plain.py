@@ -9,7 +9,7 @@ from bench.park import POINTS, Park, add_people, open_park, plain_stack
 from bench.started import callboard
 from bench.traffic import FIRST_PERSON, PEOPLE, PLACE
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 
 
 def points_become(client: httpx.Client, user: int, points: int) -> Any:
@@ -25,7 +25,8 @@ def conversation(port: int, park: Park) -> list[tuple[int, Any]]:
     """What is answered to players who join, and to shifts that are logged, repeated, changed and overlapping."""
     worker, now = FIRST_PERSON + 5, int(time.time())
     told: list[tuple[int, Any]] = []
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=park.by_key, trust_env=False) as client:
+    url = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=url, headers=park.by_key, trust_env=False, timeout=WAIT_SECONDS) as client:
         for user in (*range(FIRST_PERSON, FIRST_PERSON + 12), FIRST_PERSON + PEOPLE - 1):
             for training in ("true", "false"):
                 query = {"place": PLACE, "id": user, "training": training}

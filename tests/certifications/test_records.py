@@ -69,7 +69,7 @@ async def test_an_event_arrives_on_nats_under_its_own_id(servers: Servers, park:
         heard = await bus.subscribe("callboard.certifications.>")
         await bus.flush()
         await park.grant(member)
-        while f'"user":{member.id},'.encode() not in (message := await heard.next_msg(timeout=10)).data:
+        while f'"user":{member.id},'.encode() not in (message := await heard.next_msg(timeout=60)).data:
             pass
     assert message.subject == CertificationGranted.SUBJECT
     assert message.headers is not None

@@ -115,7 +115,7 @@ class Machine:
     async def knows(self, key: str) -> bool:
         """Whether the gateway answers a request with this key."""
         try:
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(timeout=30) as client:
                 answer = await client.get(f"{self.url}/profile?id=1", headers={"x-api-key": key})
         except httpx.HTTPError:
             return False

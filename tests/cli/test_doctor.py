@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -221,7 +222,8 @@ async def test_an_index_that_is_missing_is_named(servers: Servers) -> None:
 
 async def test_clocks_that_differ_are_wrong(environment: pytest.MonkeyPatch) -> None:
     environment.setattr(doctor, "_CLOCK_TOLERANCE_SECONDS", -1)
-    assert "The clocks of this machine and of MongoDB's differ by 0 s." in only(await told(), "wrong")
+    wrong = "\n".join(only(await told(), "wrong"))
+    assert re.search(r"The clocks of this machine and of MongoDB's differ by \d s\.", wrong)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,8 @@ def installed(tmp_path: Path, environment: pytest.MonkeyPatch) -> Path:
 async def test_what_a_plugin_finds_is_told_and_its_failure_is_a_line(
     does: str, last: tuple[str, str, str], installed: Path, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setattr(doctor, "SECONDS_FOR_A_PLUGIN", 0.3)
+    if does == "hangs":
+        environment.setattr(doctor, "SECONDS_FOR_A_PLUGIN", 0.3)
     environment.setenv("CALLBOARD_CONFIG", str(config_of(installed, does)))
     lines = await told()
     found = [(word, what.removeprefix("examined (points): "), mend) for word, what, mend in lines]

@@ -14,7 +14,7 @@ from pymongo import AsyncMongoClient
 from callboard.servers import free_port
 from common.mongo import Document
 from common.peers import TOKEN_HEADER
-from tests.cli.machine import Machine, machine
+from tests.cli.machine import START_SECONDS, Machine, machine
 from tests.gateway.builders import served
 from tests.gateway.raw import Answer, ask
 from tests.support import ROOT, wait_until
@@ -124,7 +124,7 @@ async def shown_by(here: Machine, metrics_port: int) -> list[str]:
     shown = [here.output, json.dumps(listed)]
     token = (here.data_dir / "secrets" / "callboard_internal_token").read_text("utf-8")
     ports = [listed[name]["port"] for name in SERVICES if name in listed]
-    async with httpx.AsyncClient(headers={TOKEN_HEADER: token}) as client:
+    async with httpx.AsyncClient(headers={TOKEN_HEADER: token}, timeout=30) as client:
         pages = [await client.get(f"http://127.0.0.1:{port}/metrics") for port in (metrics_port, *ports)]
     assert 'key="canary-roblox"' in pages[0].text
     shown += [page.text for page in pages]
@@ -147,7 +147,7 @@ async def crash(here: Machine, name: str) -> None:
         now = here.listed().get(name, {"pid": before})["pid"]
         return now != before and await here.knows(here.keys()["ROBLOX_KEY"])
 
-    await wait_until(is_back, 30)
+    await wait_until(is_back, START_SECONDS)
 
 
 @pytest.mark.parametrize("options", [(), ("--processes",)], ids=["one process", "processes"])

@@ -65,12 +65,13 @@ async def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_open_port(
     gone: list[str] = []
     async with asyncio.timeout(60):
         while len(gone) < len(listed):
-            for name, entry in reversed(
-                listed.items()
-            ):  # in which order what ends between two looks must end
+            ended = []
+            # First who must end last: so none of them is seen to have ended before another that has to.
+            for name, entry in listed.items():
                 process = here.family.get(entry["pid"])
                 if name not in gone and process is not None and process not in here.alive():
-                    gone.append(name)
+                    ended.append(name)
+            gone += reversed(ended)
             await asyncio.sleep(0.005)
     assert await stopping == 0
     assert gone[0] == "gateway"
@@ -85,11 +86,16 @@ async def test_ctrl_c_stops_all_in_order_and_leaves_no_process_and_no_open_port(
 
 
 async def test_told_to_stop_while_it_starts_it_leaves_nothing_running(here: Machine) -> None:
-    await here.begin()
-    await wait_until(lambda: (here.data_dir / "run.json").exists() and "callboard" in here.listed())
-    assert await here.stop() == 0
-    assert here.family
-    assert not here.alive()
+    for _ in range(5):  # on a busy machine, it may be ready before it is told
+        await here.begin()
+        await wait_until(
+            lambda: (here.data_dir / "run.json").exists() and "callboard" in here.listed(), START_SECONDS
+        )
+        assert await here.stop() == 0
+        assert here.family
+        assert not here.alive()
+        if "is ready: http" not in here.output:
+            break
     assert "is ready: http" not in here.output
 
 
@@ -109,6 +115,7 @@ async def test_once_all_is_ready_the_supervisor_is_small_and_sleeps(here: Machin
     listed = here.listed()
     supervisor, other = (psutil.Process(listed[name]["pid"]) for name in ("supervisor", "callboard"))
     await wait_until(lambda: "callboard.watch" in supervisor.cmdline())
+    await wait_until(lambda: not (here.data_dir / "supervisor.json").exists())  # it knows what there is
     await wait_until(lambda: supervisor.status() == psutil.STATUS_SLEEPING)
     before, enough = (one.num_ctx_switches().voluntary for one in (supervisor, other))
     await wait_until(lambda: other.num_ctx_switches().voluntary > enough + 50)
@@ -154,7 +161,7 @@ async def test_after_a_kill_the_next_up_stops_what_was_left_and_keeps_data_and_k
     await here.up()
     assert not set(here.alive()) & set(left)
     assert here.keys() == keys
-    assert await here.knows(keys["ROBLOX_KEY"])
+    await wait_until(lambda: here.knows(keys["ROBLOX_KEY"]))
 
 
 def test_a_process_is_known_again_after_the_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +206,7 @@ async def test_keys_that_a_first_start_did_not_finish_are_made_by_the_next(here:
     new = here.keys()
     assert set(new) == {"ROBLOX_KEY", "DISCORD_KEY", "OPERATOR_KEY"}
     assert not set(new.values()) & set(old.values())
-    assert await here.knows(new["ROBLOX_KEY"])
+    await wait_until(lambda: here.knows(new["ROBLOX_KEY"]))
     assert not await here.knows(old["ROBLOX_KEY"])
 
 
@@ -286,7 +293,7 @@ async def test_a_password_that_was_removed_is_asked_for_and_works_again(here: Ma
     )
     shutil.copy(copy, url)
     await here.up()
-    assert await here.knows(here.keys()["ROBLOX_KEY"])
+    await wait_until(lambda: here.knows(here.keys()["ROBLOX_KEY"]))
 
 
 @pytest.mark.parametrize("binary", ["mongod", "nats-server"])
@@ -356,7 +363,7 @@ async def test_it_serves_https_with_the_given_certificate_and_tells_the_gateway_
         *("--tls-cert", str(cert), "--tls-key", str(key)),
         *("--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "192.0.2.1/32"),
     )
-    async with httpx.AsyncClient(verify=False) as client:  # noqa: S501 - it is self-signed
+    async with httpx.AsyncClient(verify=False, timeout=30) as client:  # noqa: S501 - it is self-signed
         answer = await client.get(f"https://127.0.0.1:{here.port}/healthz")
     assert answer.status_code == 200
     gateway = psutil.Process(here.listed()["callboard"]["pid"]).environ()
@@ -418,6 +425,7 @@ def test_what_it_does_is_told_and_listed_when_the_list_could_not_be_written_at_f
     told: list[str] = []
     supervisor = Supervisor(tmp_path, told.append)
     supervisor.start(Component("sleeper", ("sleep", "60"), port=None, rank=0, env=dict(os.environ)))
+    supervisor._kept["sleeper"].pause = 5  # so that it is not started again by the next look
     listed = tmp_path / "run.json"
     (first,) = (one["pid"] for one in json.loads(listed.read_text("utf-8")) if one["name"] == "sleeper")
     listed.unlink()
@@ -426,7 +434,7 @@ def test_what_it_does_is_told_and_listed_when_the_list_could_not_be_written_at_f
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
     with pytest.raises(IsADirectoryError):
         supervisor.look_after()
-    assert told == ["sleeper was ended by signal 9; it starts again in 0.1 s."]
+    assert told == ["sleeper was ended by signal 9; it starts again in 5.0 s."]
     listed.rmdir()
     supervisor.look_after()
     assert [one["name"] for one in json.loads(listed.read_text("utf-8"))] == ["supervisor"]

@@ -178,6 +178,14 @@ async def backlogged(servers: Servers, number: int) -> AsyncIterator[tuple[Relay
 async def test_one_of_several_relays_works_off_a_backlog_and_another_goes_on_when_it_ends(
     servers: Servers,
 ) -> None:
+    looks = 0
+
+    class Counted(Outbox):
+        async def flush(self, bus: Bus) -> None:
+            nonlocal looks
+            looks += 1
+            await super().flush(bus)
+
     async with connected(servers) as bus, backlogged(servers, 20 * 256) as (before, backlog):
         database = before.database
 
@@ -187,14 +195,15 @@ async def test_one_of_several_relays_works_off_a_backlog_and_another_goes_on_whe
             return REGISTRY.get_sample_value("callboard_events_published_total", labels) or 0
 
         async with AsyncExitStack() as first, AsyncExitStack() as others:
-            await first.enter_async_context(background(partial(Outbox(database).relay, bus)))
+            await first.enter_async_context(background(partial(Counted(database).relay, bus)))
             await wait_until(lambda: published() > 0)
             for _ in range(2):
-                await others.enter_async_context(background(partial(Outbox(database).relay, bus)))
+                await others.enter_async_context(background(partial(Counted(database).relay, bus)))
             await wait_until(lambda: published() > len(backlog) * 3 / 4, 60)
             await first.aclose()
             await wait_until(partial(before.are_sent, *backlog), 60)
-        assert len(backlog) <= published() < 1.6 * len(backlog)
+        # A look costs what is found out to be another's: the slower the machine, the more looks there are.
+        assert len(backlog) <= published() <= len(backlog) + looks * 2 * 256
 
 
 async def test_what_relays_that_look_at_the_same_time_leave_to_each_other_is_published_at_the_next_look(

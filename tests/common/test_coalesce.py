@@ -95,7 +95,7 @@ async def test_items_are_run_alone_all_at_once() -> None:
         return list(items)
 
     coalescer = Coalescer[str, str](run, own_error=lambda error: isinstance(error, KeyError))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await asyncio.gather(*map(coalescer.submit, "abc")) == ["a", "b", "c"]
 
 

@@ -43,7 +43,7 @@ async def replica(
 async def test_a_call_that_loses_its_connection_is_made_again_at_another_replica() -> None:
     async with replica(answers=0) as (broken, tried), replica(answers=9) as (good, asked):
         peer = Peer("it", f"{broken},{good}", "token", {})
-        assert await peer.post("/internal/rank", {}) == {"is": True}
+        assert await peer.post("/internal/rank", {}, seconds=30) == {"is": True}
         await peer.close()
     assert (len(tried), len(asked)) == (1, 1)
 
@@ -51,9 +51,9 @@ async def test_a_call_that_loses_its_connection_is_made_again_at_another_replica
 async def test_the_only_replica_is_asked_again_as_it_may_have_been_started_anew() -> None:
     async with replica(answers=1) as (url, heads):
         peer = Peer("it", url, "token", {})
-        assert await peer.get("/internal/member") == {"is": True}
+        assert await peer.get("/internal/member", seconds=30) == {"is": True}
         with pytest.raises(Unavailable):
-            await peer.get("/internal/member")
+            await peer.get("/internal/member", seconds=30)
         await peer.close()
     assert len(heads) == 3
 
@@ -77,7 +77,7 @@ async def test_the_addresses_behind_a_name_take_turns_and_hear_the_name() -> Non
     ):
         peer = Peer("it", f"http://it:{port}", "token", {})
         for _ in range(6):
-            assert await peer.get("/internal/member") == {"is": True}
+            assert await peer.get("/internal/member", seconds=30) == {"is": True}
         await peer.close()
     assert (len(one), len(other)) == (3, 3)
     assert all(b"host: it:%d\r\n" % port in head.lower() for head in one + other)
@@ -89,7 +89,7 @@ async def test_an_address_that_cannot_be_reached_costs_no_call() -> None:
     async with replica(answers=9, host="127.0.0.2", port=port) as (_, heads):
         peer = Peer("it", f"http://it:{port}", "token", {})
         for _ in range(4):
-            assert await peer.post("/internal/rank", {}) == {"is": True}
+            assert await peer.post("/internal/rank", {}, seconds=30) == {"is": True}
         await peer.close()
     assert len(heads) == 4
 
@@ -106,7 +106,7 @@ async def test_an_address_that_swallows_what_is_sent_to_it_leaves_time_for_anoth
         async with replica(answers=9, host="127.0.0.2", port=port) as (_, heads):
             peer = Peer("it", f"http://it:{port}", "token", {})
             for _ in range(2):
-                assert await peer.post("/internal/rank", {}, seconds=3) == {"is": True}
+                assert await peer.post("/internal/rank", {}, seconds=9) == {"is": True}
             await peer.close()
     assert len(heads) == 2
 
@@ -114,7 +114,7 @@ async def test_an_address_that_swallows_what_is_sent_to_it_leaves_time_for_anoth
 async def test_a_name_that_cannot_be_looked_up_is_unavailable() -> None:
     peer = Peer("it", "http://no-such-host.invalid:8000", "token", {})
     with pytest.raises(Unavailable):
-        await peer.get("/internal/member")
+        await peer.get("/internal/member", seconds=30)
     await peer.close()
 
 
@@ -123,11 +123,11 @@ async def test_a_replica_with_another_token_is_passed_over() -> None:
     async with replica(answers=9, answer=refusal) as (other, refused), replica(answers=9) as (good, _):
         peer = Peer("it", f"{other},{good}", "token", {})
         for _ in range(4):
-            assert await peer.post("/internal/rank", {}) == {"is": True}
+            assert await peer.post("/internal/rank", {}, seconds=30) == {"is": True}
         await peer.close()
         peer = Peer("it", other, "token", {})
         with pytest.raises(Unavailable):
-            await peer.get("/internal/member")
+            await peer.get("/internal/member", seconds=30)
         await peer.close()
     assert len(refused) == 4
 
@@ -144,5 +144,5 @@ async def test_an_answer_that_is_none_of_the_service_is_unavailable(answer: byte
     async with replica(answers=1, answer=answer) as (url, _):
         peer = Peer("it", url, "token", {})
         with pytest.raises(Unavailable):
-            await peer.get("/internal/member")
+            await peer.get("/internal/member", seconds=30)
         await peer.close()

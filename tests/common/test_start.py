@@ -35,7 +35,7 @@ async def test_a_start_that_fails_leaves_no_connection_to_nats_behind(servers: S
     url = f"nats://127.0.0.1:{nats.sockets[0].getsockname()[1]}"
     own = settings(Settings, servers, nats_url=url)
     client, database = connect(own, name)
-    async with asyncio.timeout(10), client, nats:
+    async with asyncio.timeout(60), client, nats:
         await migrate(database, (OUTBOX,))
         app = create_app(name, own, routers=[], open_service=open_service, collections=(OUTBOX,))
         with pytest.raises(ConfigurationError):

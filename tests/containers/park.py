@@ -21,6 +21,10 @@ class ContainerPark(Park):
         super().__init__("containers", folder / "data", project.url, None, client, network)
         self.project = project
 
+    def must_repeat(self, response: httpx.Response) -> bool:  # noqa: ARG002 - never
+        """Never: with a replica that is killed, what a caller sees of it is what is looked at."""
+        return False
+
     async def callboard(self, *arguments: str, exit_code: int = 0) -> str:
         return await self.project.callboard(*arguments, exit_code=exit_code)
 

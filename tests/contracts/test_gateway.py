@@ -175,7 +175,7 @@ async def _status_of(park: Park, head: str) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(f"{head}Connection: close\r\n\r\n".encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return int((await reader.readline()).split()[1])
     finally:
         writer.close()

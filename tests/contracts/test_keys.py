@@ -161,7 +161,7 @@ async def test_a_revoked_key_is_401_from_then_on(park: Park) -> None:
 
 
 async def test_an_expired_key_is_401(park: Park) -> None:
-    key = await park.make_key("shortlived", "discord", "--expires", "5s")
+    key = await park.make_key("shortlived", "discord", "--expires", "12s")
     await _is_gone(park, key)
 
 

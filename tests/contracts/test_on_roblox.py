@@ -6,12 +6,10 @@ are the tests that import people, those of URLs that are always the own ones, an
 holds a rank has no account: once a rank was read, they have one.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
@@ -76,13 +74,12 @@ VARIABLES = {
 
 @dataclass
 class RobloxPark(Park):
-    """A Callboard whose people are at Roblox; `repeated` counts the requests that had to be made again."""
+    """A Callboard whose people are at Roblox."""
 
     roblox: Roblox = field(kw_only=True)
     bloxlink: Bloxlink = field(kw_only=True)
     rover: Rover = field(kw_only=True)
     pastebin: Pastebin = field(kw_only=True)
-    repeated: int = 0
 
     @property
     def faulty(self) -> Sequence[Standin]:
@@ -92,15 +89,11 @@ class RobloxPark(Park):
     async def admit_many(self) -> None:
         """They are there."""
 
-    async def send(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """The answer to one request, made again while what stands behind does not answer."""
-        for _ in range(8):
-            response = await super().send(method, path, **how)
-            if response.status_code not in (502, 503) or "discord" in response.json():
-                break
-            self.repeated += 1
-            await asyncio.sleep(float(response.headers.get("Retry-After", 0.2)))
-        return response
+    def must_repeat(self, response: httpx.Response) -> bool:
+        """Whether what stands behind does not answer, or nobody could learn the rank, which then counts as the lowest."""
+        if response.status_code == 200 and response.request.url.path in ("/connect", "/profile"):
+            return "callboard-rank-age" not in response.headers
+        return response.status_code in (502, 503, 504) and "discord" not in response.json()
 
 
 def fill(standin: Roblox) -> dict[Rank, list[Person]]:

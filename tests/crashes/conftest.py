@@ -7,14 +7,16 @@ import pytest
 
 from common.bus import STREAM
 from tests.crashes.points import CRASH_POINTS
-from tests.support.machine import QUICK_ACK_WAIT, SERVICES, Change, Machine, machine
+from tests.support.machine import PATIENT, QUICK_ACK_WAIT, SERVICES, Change, Machine, machine
 
 
 @pytest.fixture(scope="package")
 async def park() -> AsyncIterator[Machine]:
     """The four services; a dead one's work is soon free for others, and a second copy of an event is not known."""
     soon = (QUICK_ACK_WAIT, Change("applications.repository:LEASE", "set", 0.1))
-    async with machine(changes=[*soon, *CRASH_POINTS]) as one:
+    # Only at its start does applications finish what others left: later, it would come before the next request.
+    once = Change("applications.service:_FINISH_EVERY_SECONDS", "set", 86_400.0)
+    async with machine(changes=[*soon, once, *PATIENT, *CRASH_POINTS]) as one:
         await one.start(*SERVICES)
         await forget_copies(one)
         yield one
@@ -23,7 +25,7 @@ async def park() -> AsyncIterator[Machine]:
 async def forget_copies(one: Machine) -> None:
     """Let NATS take an event that it has already for a new one, as it does 2 minutes after the first copy."""
     client = await nats.connect(one.servers.nats_url)
-    stream = client.jetstream()
+    stream = client.jetstream(timeout=30)
     config = (await stream.stream_info(STREAM)).config
     config.duplicate_window = 0.1
     await stream.update_stream(config)

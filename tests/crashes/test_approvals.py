@@ -50,7 +50,7 @@ async def approved_once(park: Machine, user: int) -> None:
     async def is_approved() -> bool:
         return await records(park, user) == ["approved"]
 
-    await wait_until(is_approved, seconds=20)
+    await wait_until(is_approved, seconds=60)
     assert await rank(park, user) == 10
     assert len(await events(park, "applications", user)) == 1
     assert [event["rankid"] for event in await events(park, "accounts", user)] == [10]

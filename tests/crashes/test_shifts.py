@@ -27,7 +27,7 @@ async def counted_once(park: Machine, *users: int) -> None:
     async def is_counted() -> bool:
         return all(found.ledger_entries and not found.unsent for found in await count(park, *users))
 
-    await wait_until(is_counted, seconds=30)
+    await wait_until(is_counted, seconds=60)
     assert await count(park, *users) == [ONCE for _ in users]
 
 
@@ -65,7 +65,7 @@ async def test_an_event_that_is_published_but_not_marked_comes_again_and_is_coun
     await park.start("shifts")
 
     async def came_again() -> bool:
-        return (await park.metrics("accounts")).value("events_unchanged") == unchanged + 1
+        return (await park.metrics("accounts")).value("events_unchanged") > unchanged
 
     await wait_until(came_again)
     await counted_once(park, user)
@@ -97,7 +97,7 @@ async def interrupted(park: Machine, point: str) -> int:
             return answer.status_code == 200
 
         for user in users:  # MongoDB keeps what the dead process wrote locked for some seconds
-            await wait_until(partial(is_recorded, user), seconds=20)
+            await wait_until(partial(is_recorded, user), seconds=60)
     await counted_once(park, *users)
     return answers.count(None)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from functools import partial
 
 import httpx
@@ -16,6 +17,9 @@ from tests.support.visitors import Request, Seen, observe, visitors
 
 LIMIT_SECONDS = 3.0
 """A promise of the interface, on a machine that has time for it: what needs no MongoDB is asked at the same time."""
+
+TRIES = 5
+"""A process that the machine leaves without time makes one outage take longer, not each of them."""
 
 STOP_SECONDS = 15.0
 """Less than the 20 seconds after which `callboard up` kills what does not stop."""
@@ -43,7 +47,12 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
             ("upload", guest.upload),
             ("read", lambda _: guest.read("0123456789abcdef0123456789abcdef")),
         ]
-        async with away(park, how, "mongod"):
+
+        async def are_told_in_time() -> bool:
+            async with away(park, how, "mongod"):
+                return await is_told_in_time()
+
+        async def is_told_in_time() -> bool:
             asked = [asyncio.create_task(observe(kind, request, person.id)) for kind, request in requests]
             alive: list[asyncio.Task[Seen]] = []
             for wait in (0, 0.5, 1.0):  # some find those before them still waiting for the database
@@ -56,19 +65,29 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
             assert {(one.status, one.retry_after) for one in seen} == {(503, "1")}
             assert {one.status for one in unaffected} == {200}
             limit = LIMIT_SECONDS + max(one.seconds for one in unaffected)
-            assert [one for one in seen if one.seconds > limit] == []
             ready = await asyncio.gather(*(readiness(park, name) for name in REPLICAS))
-            assert {(one.status, one.seconds < limit) for one in ready} == {(503, True)}
+            assert {one.status for one in ready} == {503}
+            return all(one.seconds <= limit for one in (*seen, *ready))
 
         async def is_back() -> bool:
             return all([await park.is_ready(name) for name in (*REPLICAS, "gateway")])
 
-        await wait_until(is_back, seconds=30)
+        for _ in range(TRIES):
+            is_in_time = await are_told_in_time()
+            await wait_until(is_back, seconds=60)
+            if is_in_time:
+                break
+        assert is_in_time
         assert set(await count(park, *workers)) <= {NOTHING, STORED, ONCE}
-        for user in workers:
+
+        async def is_logged(user: int) -> bool:
             answer = await log(user)
-            assert answer.status_code == 200, answer.text
-        await wait_until(lambda: is_counted(park, *workers), seconds=30)
+            assert answer.status_code in (200, 503), answer.text
+            return answer.status_code == 200
+
+        for user in workers:
+            await wait_until(partial(is_logged, user))
+        await wait_until(lambda: is_counted(park, *workers), seconds=90)
 
 
 @pytest.mark.parametrize("how", AWAY)
@@ -80,19 +99,26 @@ async def test_a_service_that_starts_before_mongodb_waits_for_it(park: Machine, 
 
     await park.stop(*replicas)
     async with away(park, how, "mongod"):
-        for name in replicas:
-            began_at = len(park.log(name))
+        began_at = {name: len(park.log(name)) for name in replicas}
+        for name in replicas:  # all at once: none waits for longer than half a minute
             park.launch(name)
-            await wait_until(partial(waits, name, began_at), 30)
+        for name in replicas:
+            await wait_until(partial(waits, name, began_at[name]), 60)
     for name in replicas:
-        await wait_until(partial(park.is_ready, name), 30)
+        await wait_until(partial(park.is_ready, name), 60)
 
 
 async def test_without_mongodb_a_service_stops_before_it_is_killed_for_it(park: Machine) -> None:
-    async with away(park, KILLED, "mongod"):
-        park.signal("accounts-1", signal.SIGTERM)
-        assert await park.wait("accounts-1", STOP_SECONDS) == -signal.SIGTERM
-    await park.start("accounts-1")
+    async def stops_in_time() -> bool:
+        async with away(park, KILLED, "mongod"):
+            began = time.monotonic()
+            park.signal("accounts-1", signal.SIGTERM)
+            assert await park.wait("accounts-1") == -signal.SIGTERM
+            seconds = time.monotonic() - began
+        await park.start("accounts-1")
+        return seconds < STOP_SECONDS
+
+    await wait_until(stops_in_time, 240)  # a machine that pauses makes one try longer, not all
 
 
 async def readiness(park: Machine, name: str) -> Seen:

@@ -14,7 +14,7 @@ from tests.support import unique_id, wait_until
 from tests.support.machine import Machine
 from tests.support.visitors import Visitors, visitors
 
-FAST_SECONDS = 5.0
+FAST_SECONDS = 8.0
 """A generous limit for an answer that waits for nobody who is away."""
 
 
@@ -39,7 +39,7 @@ async def arrives(guest: Visitors, user: int, points: int, certifications: list[
         shown = await guest.shown(user)
         return (shown["points"], shown["certifications"]) == (points, certifications)
 
-    await wait_until(is_shown, seconds=30)
+    await wait_until(is_shown, seconds=90)  # what was on its way to one who went comes again after 30
 
 
 async def unsent(park: Machine, *names: str) -> list[bool]:
@@ -64,10 +64,14 @@ async def test_without_nats_shifts_and_certifications_are_taken_and_told_later(
                 return all(await unsent(park, *replicas))
 
             await wait_until(are_counted)
-            states = [await readiness(park, name) for name in replicas]
-            assert [status for status, _ in states] == [200] * len(replicas)
+
+            async def are_ready() -> bool:  # which a MongoDB that takes a second is enough to end
+                states = [await readiness(park, name) for name in replicas]
+                told = {state["nats"] for _, state in states}
+                return {status for status, _ in states} == {200} and (told == {"down"} or how != KILLED)
+
+            await wait_until(are_ready)
             if how == KILLED:
-                assert [state["nats"] for _, state in states] == ["down"] * len(replicas)
                 await park.stop("certifications-1")
                 await park.start("certifications-1")  # what a restart finds in the outbox waits on
             assert (await guest.shown(worker.id))["points"] == 0
@@ -100,7 +104,8 @@ async def test_without_certifications_a_shift_is_never_refused_for_what_cannot_b
         await is_done(guest.change("grant", holder.username))
 
         async def is_copied() -> bool:
-            return await mongodb["shifts"]["members"].find_one({"_id": holder.id}) is not None
+            held = {"_id": holder.id, "certifications.tot.held": True}
+            return await mongodb["shifts"]["members"].find_one(held) is not None
 
         await wait_until(is_copied)
         async with away(park, how, "certifications-1", "certifications-2"):
@@ -108,8 +113,15 @@ async def test_without_certifications_a_shift_is_never_refused_for_what_cannot_b
             refused = await guest.log(other.id, place=1002)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             await is_done(guest.log(other.id, place=1001))
-        refused = await guest.log(other.id, place=1002, server="server-2")
-        assert (refused.status_code, refused.json()["message"]) == (400, "invalid certification")
+
+        async def is_refused() -> bool:  # once one who just came back answers in the 0.3 s that it is given
+            refused = await guest.log(other.id, place=1002, server="server-2")
+            if refused.status_code == 503:
+                return False
+            assert (refused.status_code, refused.json()["message"]) == (400, "invalid certification")
+            return True
+
+        await wait_until(is_refused)
 
 
 async def test_without_shifts_players_join_and_are_looked_up(park: Machine) -> None:

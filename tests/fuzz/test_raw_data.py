@@ -144,7 +144,7 @@ async def exchange(url: str, request: bytes) -> tuple[int, bytes]:
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"(?i)\r\ncontent-length: ([0-9]+)\r\n", head)

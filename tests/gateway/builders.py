@@ -167,6 +167,7 @@ async def served(
         access_log=False,
         lifespan="off",
         proxy_headers=False,
+        timeout_keep_alive=60,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve())

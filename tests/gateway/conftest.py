@@ -1,6 +1,6 @@
 """A gateway in front of echoes, for the tests that need nothing else."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -8,7 +8,25 @@ import pytest
 
 from tests.gateway.builders import changed_config, echoes, make_key, open_gateway, served_gateway
 from tests.gateway.raw import Gate
+from tests.gateway.wire import LONG
 from tests.support import Servers
+from tests.support.clock import Clock
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _patience() -> Iterator[None]:
+    """The product's own time limits are not reached by a machine that pauses; who tests one sets it anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        for limit in (
+            "common.mongo.TIMEOUT_SECONDS",
+            "common.app._LONGEST_PING_SECONDS",
+            "gateway.client.CONNECT_SECONDS",
+            "gateway.upstreams.LONGEST_LOOK_SECONDS",
+            "gateway.docs._SECONDS_TO_DESCRIBE",
+            "gateway.status._SECONDS_TO_ANSWER",
+        ):
+            patch.setattr(limit, 30.0)
+        yield
 
 
 @pytest.fixture(scope="package")
@@ -50,6 +68,14 @@ async def keys(servers: Servers) -> dict[str, str]:
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time by which what fails again and again is tried again."""
+    still = Clock()
+    monkeypatch.setattr("common.breaker.time", still)
+    return still
+
+
+@pytest.fixture
 def idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hop's client closes no connection for its age, so that it must close it for what the test says."""
-    monkeypatch.setattr("gateway.client.LONGEST_IDLE_SECONDS", 60.0)
+    monkeypatch.setattr("gateway.client.LONGEST_IDLE_SECONDS", LONG)

@@ -53,7 +53,7 @@ class Gate:
             app.seen.clear()
 
 
-async def ask(url: str, *parts: bytes, seconds: float = 10) -> list[Answer]:
+async def ask(url: str, *parts: bytes, seconds: float = 60) -> list[Answer]:
     """Everything that the server answers to these bytes until it closes the connection.
 
     Each part but the first is sent once something came back for the one before. Raises TimeoutError when the
@@ -69,11 +69,19 @@ async def ask(url: str, *parts: bytes, seconds: float = 10) -> list[Answer]:
                     received += await reader.read(65536) if number else b""
                     writer.write(part)
                     await writer.drain()
-                while data := await reader.read(65536):
-                    received += data
+                received += await read_all(reader)
     finally:
         writer.close()
     return answers_in(received)
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the connection ends, which a server may do with bytes of ours unread."""
+    received = b""
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            received += data
+    return received
 
 
 def answers_in(received: bytes) -> list[Answer]:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from callboard.servers import free_port
+
 
 class Relay:
     """Passes connections on to a port; while cut it closes them, and takes no new ones."""
@@ -12,12 +14,11 @@ class Relay:
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
-        self.port = 0
+        self.port = free_port()  # which nobody else gets while it is cut
 
     async def restore(self) -> None:
         """Take connections."""
         self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """Drop every connection and take no more."""
@@ -30,6 +31,10 @@ class Relay:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         both = {writer, far_writer}
+        if self._server is None:  # cut while this connection was on its way
+            for one in both:
+                one.transport.abort()
+            return
         self._writers |= both
         try:
             await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))

@@ -1,6 +1,7 @@
 """How large a body may be, counted as it arrives and as it unpacks."""
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
@@ -18,7 +19,7 @@ from common import metrics
 from gateway import incoming
 from gateway.routes import load_routes
 from tests.gateway.builders import make_key
-from tests.gateway.raw import LAST, Gate, statuses
+from tests.gateway.raw import LAST, Gate, read_all, statuses
 from tests.support import Servers, wait_until
 
 TOO_LARGE = '{"status":"error","message":"body too large"}'
@@ -164,12 +165,12 @@ async def test_a_body_that_does_not_come_in_time_is_408(
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     began = time.monotonic()
     try:
-        writer.write(gate.upload("Content-Length: 1000", body=b"x"))
-        answer = asyncio.create_task(reader.read())
+        writer.write(gate.upload("Content-Length: 100000", body=b"x"))
+        answer = asyncio.create_task(read_all(reader))
         while not answer.done():
             writer.write(piece)
             await asyncio.wait((answer,), timeout=0.05)
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 60
     finally:
         writer.close()
     head, _, body = answer.result().partition(b"\r\n\r\n")
@@ -194,6 +195,8 @@ def answered(status: int) -> float:
 async def test_a_client_that_leaves_within_its_body_has_asked_for_nothing(
     gate: Gate, caplog: pytest.LogCaptureFixture, end: str
 ) -> None:
+    gc.collect()  # what others left may be complained of, but not here
+    caplog.clear()
     parts = urlsplit(gate.url)
     refused, failed = answered(400), answered(500)
     for header, body in (

@@ -5,6 +5,7 @@ import json
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.connections import ClientConnection
 from tests.gateway.builders import served
-from tests.gateway.raw import answers_in, statuses
+from tests.gateway.raw import answers_in, read_all, statuses
 from tests.support import wait_until
 
 LARGEST_HEAD = ClientConnection.most_head_bytes
@@ -25,10 +26,20 @@ class Impatient(ClientConnection):
     slow_seconds = 0.2
 
 
-class Patient(ClientConnection):
-    """Waits for longer than a busy machine takes between two steps of a test."""
+class Watched(ClientConnection):
+    """Looks at its client when the test says so, however slow the machine is."""
 
-    slow_seconds = 0.5
+    slow_seconds = 3600.0
+    latest: ClassVar["Watched"]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        Watched.latest = self
+
+    def look(self) -> None:
+        if self._look_again and not self.transport.is_closing():
+            self._look_again.cancel()
+            self._look()
 
 
 class Crowded(ClientConnection):
@@ -49,7 +60,7 @@ async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, async
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             yield reader, writer
     finally:
         writer.close()
@@ -57,7 +68,7 @@ async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, async
 
 async def refused(reader: asyncio.StreamReader) -> tuple[int, object]:
     """Status and body of the answer after which the connection closes."""
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    head, _, body = (await read_all(reader)).partition(b"\r\n\r\n")
     assert b"\r\nconnection: close" in head
     return int(head.split()[1]), json.loads(body)
 
@@ -90,7 +101,7 @@ async def test_too_many_headers_are_431_whether_they_end_or_not() -> None:
 
 
 async def test_a_head_just_below_the_limit_passes_and_so_does_the_next_one() -> None:
-    async with served(hello) as url, httpx.AsyncClient(base_url=url) as client:
+    async with served(hello) as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
         for _ in range(3):
             response = await client.get("/", headers={"X-Large": "x" * (LARGEST_HEAD - 500)})
             assert response.text == "hello"
@@ -102,7 +113,7 @@ async def test_a_large_body_is_no_large_head() -> None:
             pass
         await hello(_, receive, send)
 
-    async with served(reads) as url, httpx.AsyncClient(base_url=url) as client:
+    async with served(reads) as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
         for _ in range(2):
             body = b"x" * 3 * ClientConnection.most_unread_bytes
             assert (await client.post("/", content=body)).text == "hello"
@@ -119,10 +130,12 @@ async def test_a_head_that_does_not_come_in_time_is_408(sent: bytes) -> None:
 
 
 async def test_a_head_that_follows_an_answer_must_come_in_time_too() -> None:
-    async with served(hello, Impatient) as url, connected(url) as (reader, writer):
+    async with served(hello, Watched) as url, connected(url) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 OK")
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        for _ in range(2):
+            Watched.latest.look()
         assert (await refused(reader))[0] == 408
 
 
@@ -146,7 +159,7 @@ CHUNKS_TO_COME = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\
 async def test_after_an_answer_only_a_whole_request_keeps_a_connection_open(
     request_: bytes, once: bytes, again_and_again: bytes
 ) -> None:
-    async with served(hello, Impatient) as url, connected(url) as (reader, writer):
+    async with served(hello, Watched) as url, connected(url) as (reader, writer):
         writer.write(request_)
         received = await reader.readuntil(b"hello")
         writer.write(once)
@@ -155,8 +168,9 @@ async def test_after_an_answer_only_a_whole_request_keeps_a_connection_open(
             while is_open:
                 writer.write(again_and_again)
                 await writer.drain()
+                Watched.latest.look()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(Impatient.slow_seconds / 4):
+                    async with asyncio.timeout(0.05):
                         more = await reader.read(65536)
                     received += more
                     is_open = more != b""
@@ -205,24 +219,26 @@ async def test_what_nobody_reads_ends_the_connection_before_it_fills_the_memory(
 
 async def test_an_answer_that_takes_its_time_is_not_the_clients_fault() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(3 * Impatient.slow_seconds)
+        for _ in range(3):
+            Watched.latest.look()
+            await asyncio.sleep(0)
         await hello(scope, receive, send)
 
-    async with served(slow, Impatient) as url, httpx.AsyncClient(base_url=url) as client:
+    async with served(slow, Watched) as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
         assert (await client.get("/")).text == "hello"
 
 
 async def test_the_time_for_the_next_request_begins_with_the_answer() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(1.5 * Patient.slow_seconds)
+        Watched.latest.look()
         await hello(scope, receive, send)
 
     request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-    async with served(slow, Patient) as url, connected(url) as (reader, writer):
+    async with served(slow, Watched) as url, connected(url) as (reader, writer):
         for _ in range(2):
             writer.write(request)
             assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 OK")
-            await asyncio.sleep(0.75 * Patient.slow_seconds)  # what was in flight at the look before is not
+            Watched.latest.look()  # what was in flight at the look before has its time from now on
 
 
 async def test_an_answer_that_is_read_slowly_is_read_to_its_end() -> None:
@@ -233,19 +249,23 @@ async def test_an_answer_that_is_read_slowly_is_read_to_its_end() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"x" * size})
 
-    async with served(large, Patient) as url, connected(url) as (reader, writer):
+    async with served(large, Watched) as url, connected(url) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        for _ in range(20):
-            await reader.readexactly(1_000_000)
-            await asyncio.sleep(Patient.slow_seconds / 8)
-        await reader.readexactly(size - 20_000_000)  # at once, as the kernel has most of it by now
+        unread, looks = size, 0
+        while unsent := Watched.latest.transport.get_write_buffer_size():
+            Watched.latest.look()
+            looks += 1
+            while Watched.latest.transport.get_write_buffer_size() == unsent:
+                unread -= len(await reader.read(65536))
+        await reader.readexactly(unread)
+        assert looks > 2
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await reader.readexactly(15) == b"HTTP/1.1 200 OK"
 
 
 async def test_a_client_that_does_not_read_its_answer_is_left() -> None:
-    is_left = asyncio.Event()
+    is_left, is_asked = asyncio.Event(), asyncio.Event()
 
     async def endless(send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -255,13 +275,19 @@ async def test_a_client_that_does_not_read_its_answer_is_left() -> None:
     async def watched(_: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.create_task(endless(send))
         await receive()  # the request
+        is_asked.set()
         await receive()  # that the client is gone
         is_left.set()
         await task
 
-    async with served(watched, Impatient) as url, connected(url) as (_, writer):
+    def is_left_after_a_look() -> bool:
+        Watched.latest.look()
+        return is_left.is_set()
+
+    async with served(watched, Watched) as url, connected(url) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await is_left.wait()
+        await is_asked.wait()
+        await wait_until(is_left_after_a_look)
 
 
 async def test_one_client_too_many_is_503_until_another_goes() -> None:
@@ -282,10 +308,10 @@ async def test_one_client_too_many_is_503_until_another_goes() -> None:
                 writer.write(request)
                 return (await reader.read(12)).endswith(b"200")
 
-        await wait_until(there_is_room, 3)
+        await wait_until(there_is_room)
 
 
 async def test_a_wish_for_a_websocket_is_answered_as_the_request_that_it_is() -> None:
-    async with served(hello) as url, httpx.AsyncClient(base_url=url) as client:
+    async with served(hello) as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
         wish = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x"}
         assert (await client.get("/", headers=wish)).text == "hello"

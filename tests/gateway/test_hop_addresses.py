@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import gateway.client
+from callboard.servers import free_port
 from gateway.client import Client, NotConnected
 from tests.gateway.wire import OK, SOON, ask, listening, uses_again, uses_another
 from tests.support import wait_until
@@ -87,9 +88,7 @@ async def test_https_reaches_a_server_whose_certificate_is_trusted_and_no_other(
 
 
 async def test_a_server_that_refuses_connections_is_not_connected() -> None:
-    async with listening() as server:
-        pass
-    with server.client() as client, pytest.raises(NotConnected):
+    with closing(Client(f"http://127.0.0.1:{free_port()}")) as client, pytest.raises(NotConnected):
         await ask(client)
 
 

@@ -11,7 +11,18 @@ from gateway.client import Lost
 from gateway.errors import UpstreamLost
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Outgoing, Upstreams
-from tests.gateway.wire import OK, SOON, ask, asked, listening, uses_again, uses_another
+from tests.gateway.wire import (
+    LONG,
+    OK,
+    SOON,
+    answer_in_turn,
+    ask,
+    asked,
+    let_pass,
+    listening,
+    uses_again,
+    uses_another,
+)
 from tests.support import Servers, settings, wait_until
 
 pytestmark = pytest.mark.usefixtures("idle_for_long")
@@ -64,31 +75,23 @@ async def test_the_connection_used_last_is_used_next() -> None:
         with server.client() as client:
             requests = [ask(client) for _ in range(3)]
             wires = [await server.accept() for _ in requests]
-            for number in (0, 2, 1):
-                await wires[number].request()
-                await wires[number].say(OK)
-                await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait(requests)
+            await answer_in_turn([wires[0], wires[2], wires[1]], requests)
             await uses_again(client, wires[1])
             await uses_again(client, wires[1])
 
 
-async def test_connections_that_are_not_needed_are_closed_and_others_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(gateway.client, "LONGEST_IDLE_SECONDS", 0.3)
+async def test_connections_that_are_not_needed_are_closed_and_others_kept() -> None:
     async with listening() as server:
         with server.client() as client:
             requests = [ask(client) for _ in range(2)]
             wires = [await server.accept() for _ in requests]
-            for wire in wires:
-                await wire.request()
-                await wire.say(OK)
-            await asyncio.wait(requests)
-            left = asyncio.create_task(wires[0].is_left())
-            while not left.done():
-                await uses_again(client, wires[1])
+            await answer_in_turn(wires, requests)
+            let_pass(client, 0.6 * LONG)
             await uses_again(client, wires[1])
+            let_pass(client, 0.6 * LONG)
+            await wires[0].is_left()
+            await uses_again(client, wires[1])
+            let_pass(client, LONG)
             await wires[1].is_left()
             assert server.accepted == 2
 
@@ -130,10 +133,7 @@ async def test_a_lost_connection_takes_the_idle_ones_along() -> None:
         with server.client() as client:
             requests = [ask(client) for _ in range(3)]
             wires = [await server.accept() for _ in requests]
-            for wire in wires:
-                await wire.request()
-                await wire.say(OK)
-            await asyncio.wait(requests)
+            await answer_in_turn(wires, requests)
             request = ask(client)
             await wires[2].request()
             wires[2].break_off()
@@ -158,10 +158,7 @@ async def test_a_request_on_stale_connections_is_sent_again_only_if_it_may_be(
 
             requests = [send() for _ in range(3)]
             wires = [await server.accept() for _ in requests]
-            for wire in wires:
-                await wire.request()
-                await wire.say(OK)
-            await asyncio.wait(requests)
+            await answer_in_turn(wires, requests)
             request = send()
             await wires[2].request()
             for wire in wires:
@@ -178,13 +175,13 @@ async def test_a_request_on_stale_connections_is_sent_again_only_if_it_may_be(
 
 
 async def test_the_deadline_of_one_request_is_not_that_of_the_next() -> None:
-    async with asked(seconds=0.2) as (client, _, wire, request):
+    async with asked() as (client, _, wire, request):
         await wire.say(OK)
         await request
-        request = ask(client)
+        request = ask(client, seconds=10 * SOON)
         await wire.request()
-        other = ask(client, seconds=0.2)  # until after the deadline of the first
-        with pytest.raises(TimeoutError):
-            await other
+        let_pass(client, 2 * SOON)  # until after the deadline of the first
+        look = client._next_look
+        await wait_until(lambda: client._next_look is not look)
         await wire.say(OK)
         assert (await request)[0] == 200

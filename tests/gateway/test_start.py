@@ -27,6 +27,7 @@ from gateway.repository import COLLECTIONS
 from gateway.settings import GatewaySettings
 from tests.gateway.builders import changed_config, echoes, make_key, open_database, open_gateway
 from tests.support import ROOT, Servers, running, settings, wait_until
+from tests.support.machine import START_SECONDS
 
 POLICIES = 'policies = ["api_key", "roblox_only", "rate_limit"]'
 
@@ -36,10 +37,10 @@ async def test_metrics_are_on_a_port_of_their_own_and_never_on_the_public_one(se
     async with open_gateway(servers, echoes(), metrics_port=port) as client:
         assert (await client.get("/metrics")).status_code == 404
         await client.get("/applications/AAAA")
-        async with httpx.AsyncClient() as prometheus:
+        async with httpx.AsyncClient(timeout=60) as prometheus:
             answer = await prometheus.get(f"http://127.0.0.1:{port}/metrics")
         assert 'callboard_requests_total{key="",method="GET",route="/applications/{token}"' in answer.text
-    async with httpx.AsyncClient() as prometheus:
+    async with httpx.AsyncClient(timeout=60) as prometheus:
         with pytest.raises(httpx.ConnectError):
             await prometheus.get(f"http://127.0.0.1:{port}/metrics")
 
@@ -177,7 +178,8 @@ async def test_the_process_serves_https_with_a_certificate(servers: Servers, tmp
         sys.executable, "-m", "gateway.main", env=os.environ | environment, stderr=PIPE
     )
     try:
-        async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=cert)) as client:
+        trusting = ssl.create_default_context(cafile=cert)
+        async with httpx.AsyncClient(verify=trusting, timeout=60) as client:
 
             async def answers() -> bool:
                 try:
@@ -185,7 +187,7 @@ async def test_the_process_serves_https_with_a_certificate(servers: Servers, tmp
                 except httpx.ConnectError:
                     return False
 
-            await wait_until(answers, 30)
+            await wait_until(answers, START_SECONDS)
             assert (await client.get(f"https://127.0.0.1:{port}/profile")).status_code == 401
     finally:
         process.terminate()

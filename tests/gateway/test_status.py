@@ -1,5 +1,7 @@
 """What a status page is told."""
 
+import pytest
+
 from tests.gateway.builders import echoes, open_gateway
 from tests.support import Servers
 
@@ -21,7 +23,10 @@ async def test_a_service_that_is_away_is_down_and_the_answer_503(servers: Server
     assert response.json() == {"status": "degraded", "services": ALL_UP | {"shifts": "down"}}
 
 
-async def test_however_many_ask_a_service_is_asked_once(servers: Servers) -> None:
+async def test_however_many_ask_a_service_is_asked_once(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.status._KEEP_SECONDS", 600.0)
     apps = echoes()
     async with open_gateway(servers, apps) as client:
         for _ in range(20):

@@ -10,9 +10,11 @@ from typing import Any
 
 import gateway.client
 from gateway.client import Client, Received
+from tests.support import wait_until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
-SOON = 5.0
+SOON = 60.0
+LONG = 600.0
 
 
 class Wire:
@@ -131,6 +133,20 @@ async def asked(**how: Any) -> AsyncIterator[tuple[Client, Server, Wire, asyncio
             wire = await server.accept()
             await wire.request(len(how.get("body", b"")))
             yield client, server, wire, request
+
+
+async def answer_in_turn(wires: Sequence[Wire], requests: Sequence[asyncio.Task[Any]]) -> None:
+    """Answer a request on each; the client has one answer before the next is given, and uses the last one next."""
+    for number, wire in enumerate(wires, start=1):
+        await wire.request()
+        await wire.say(OK)
+        await wait_until(lambda: sum(request.done() for request in requests) >= number)  # noqa: B023
+
+
+def let_pass(client: Client, seconds: float) -> None:
+    """So many seconds go by for the client's connections: what is due by then is due now."""
+    for connection in client._connections:
+        connection.due -= seconds
 
 
 async def uses_again(client: Client, wire: Wire) -> None:

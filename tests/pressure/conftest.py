@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.machine import QUICK_ACK_WAIT, Change, Machine, machine
+from tests.support.machine import PATIENT, QUICK_ACK_WAIT, Change, Machine, machine
 
 A_BUG = "a bug in the handler of shifts"
 SMALL = 1 << 20
@@ -16,6 +16,7 @@ async def park() -> AsyncIterator[Machine]:
     """Accounts, certifications and shifts; what fails is tried again soon."""
     changes = (
         QUICK_ACK_WAIT,
+        *PATIENT,
         Change("common.consumer:_LONGEST_PAUSE_SECONDS", "set", 0.2),
         Change("common.outbox:_LONGEST_PAUSE_SECONDS", "set", 0.2),
         Change("accounts.service:AccountsService.record_shifts", "raise", name=A_BUG),

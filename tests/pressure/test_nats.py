@@ -16,7 +16,7 @@ FILLER = "callboard.filler.v1"
 async def fill(park: Machine) -> None:
     """Leave no room in the stream, not even for a small event."""
     client = await nats.connect(park.servers.nats_url)
-    stream = client.jetstream()
+    stream = client.jetstream(timeout=30)
     for size in (100_000, 1_000, 1):
         try:
             while True:
@@ -29,7 +29,7 @@ async def fill(park: Machine) -> None:
 async def make_room(park: Machine) -> None:
     """Take out what fills the stream."""
     client = await nats.connect(park.servers.nats_url)
-    await client.jetstream().purge_stream(STREAM, subject=FILLER)
+    await client.jetstream(timeout=30).purge_stream(STREAM, subject=FILLER)
     await client.close()
 
 
@@ -57,7 +57,7 @@ async def test_a_full_stream_keeps_events_in_the_outbox_until_there_is_room(park
             200,
             {"status": "ready", "mongodb": "up", "nats": "up"},
         )
-    assert "maximum bytes exceeded" in park.log("shifts")
+    await wait_until(lambda: "maximum bytes exceeded" in park.log("shifts"))
     assert await count(park, user) == [STORED]
     await make_room(park)
     await wait_until(lambda: is_counted(park, user))
@@ -81,7 +81,7 @@ async def test_nats_that_comes_back_empty_gets_what_waited_and_changes_nothing_e
         assert (await client.get("/readyz")).status_code == 200
         shutil.rmtree(park.folder / "nats" / "data")
         await park.start("nats-server")
-        await wait_until(lambda: is_counted(park, later), seconds=30)
+        await wait_until(lambda: is_counted(park, later), seconds=60)
         await log(client, last)
         await wait_until(lambda: is_counted(park, last))
     assert await count(park, earlier, later, last) == [ONCE] * 3

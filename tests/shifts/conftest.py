@@ -1,6 +1,6 @@
 """One shifts service for the tests of this folder, with a real certifications service beside it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import httpx
@@ -25,6 +25,16 @@ class Park:
     service: Shifts
     database: Database
     certifications: Database
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[None]:
+    """What a busy machine makes slow is waited for, and no shift is answered 503 for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.mongo.TIMEOUT_SECONDS", 20.0)
+        for name in ("DEADLINE_SECONDS", "LOCKED_SECONDS", "CERTIFICATIONS_SECONDS"):
+            patch.setattr(f"shifts.service.{name}", 20.0)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from tests.shifts.builders import bare, log, recorded_shift, shift
 from tests.shifts.conftest import Park
 from tests.support import unique_id
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 NOW = int(time.time()) - 20_000
 DAY = 24 * 3600
 
@@ -156,7 +158,7 @@ async def test_a_bare_shift_repeated_later_earns_only_its_uncovered_seconds(park
     first, second = await credited(park, parameters["id"])
     assert first == 600
     assert isinstance(second, int)
-    assert 400 <= second <= 405
+    assert 400 <= second <= 460
 
 
 async def test_one_second_earns_at_most_once(park: Park) -> None:
@@ -245,7 +247,7 @@ async def test_a_shift_above_twelve_hours_is_credited_twelve(park: Park) -> None
     assert (stored["credited_seconds"], stored["flags"]) == (12 * 3600, ["long"])
 
 
-@pytest.mark.parametrize("offset", [61 + 5, -7 * 24 * 3600 - 5])
+@pytest.mark.parametrize("offset", [60 + 60, -7 * 24 * 3600 - 5])
 async def test_an_end_far_ahead_or_long_ago_is_refused(park: Park, offset: int) -> None:
     answer = await log(park.client, shift(ended_at=int(time.time()) + offset))
     assert answer.status_code == 400

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.gateway.builders import served
 from tests.support import wait_until
-from tests.support.machine import SERVICES, Change, Machine, machine
+from tests.support.machine import PATIENT, SERVICES, Change, Machine, machine
 
 Attributes = dict[str, str | int]
 
@@ -64,13 +64,18 @@ class Collector:
 
     async def trace(self, trace: str, number: int) -> list[Span]:
         """The spans of a trace, once there are so many of them, each after its parent."""
-        await wait_until(lambda: len(self.of(trace)) >= number)
+        await wait_until(lambda: self._is_whole(trace, number))
         found, ordered = self.of(trace), [""]
         while len(ordered) <= len(found):
             children = [span.id for span in found if span.parent in ordered and span.id not in ordered]
             assert children, found
             ordered += children
         return sorted(found, key=lambda span: ordered.index(span.id))
+
+    def _is_whole(self, trace: str, number: int) -> bool:
+        """Whether so many are there and each one's parent, which another process may send later."""
+        found = self.of(trace)
+        return len(found) >= number and {span.parent for span in found} <= {"", *(span.id for span in found)}
 
     def of(self, trace: str) -> list[Span]:
         """The spans of a trace, in the order of their arrival."""
@@ -135,6 +140,7 @@ async def traced(
     async with served(collector) as url:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(send_after_milliseconds))
-            async with machine(is_one_process=is_one_process, changes=changes, otlp_endpoint=url) as one:
+            every = (*PATIENT, *changes)
+            async with machine(is_one_process=is_one_process, changes=every, otlp_endpoint=url) as one:
                 await one.start(*names)
                 yield Traced(one, collector, names[-1])

@@ -108,6 +108,7 @@ async def test_an_error_marks_its_spans_and_its_log_line_names_the_trace(park: T
         assert answer.status_code == 500
         for span in await park.spans(answer, 2):
             assert (span.is_error, span.attributes["error.type"]) == (True, "500")
+        await wait_until(lambda: any(park.lines(shifts, message="unexpected error", trace_id=span.trace)))
         (line,) = park.lines(shifts, message="unexpected error", trace_id=span.trace)
         assert line["request_id"] == answer.headers["x-request-id"]
 
@@ -116,7 +117,8 @@ async def test_an_error_marks_its_spans_and_its_log_line_names_the_trace(park: T
         *_, failed = await park.spans(answer, 3)
         park.machine.disarm(accounts, "record")
         assert (failed.is_error, failed.attributes["error.type"]) == (True, "ValueError")
-        assert park.lines(accounts, logger="common.consumer", level="ERROR", trace_id=failed.trace)
+        wanted = {"logger": "common.consumer", "level": "ERROR", "trace_id": failed.trace}
+        await wait_until(lambda: any(park.lines(accounts, **wanted)))
         await wait_until(lambda: not park.collector.of(failed.trace)[-1].is_error)  # it comes again
 
 

@@ -10,19 +10,19 @@ from tests.cli.backup.parks import RUNNING, STRANGE, Saved, log_all, traffic, ve
 from tests.cli.machine import CALLBOARD, run
 from tests.support import unique_id, wait_until
 from tests.support.accounting import is_counted, log
-from tests.support.machine import Machine, machine
+from tests.support.machine import PATIENT, Machine, machine
 
 
 @pytest.fixture(scope="package")
 async def saved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Saved]:
     """Backed up while shifts are logged, some are in NATS and not handled yet, and some have not reached NATS."""
-    async with machine() as park:
+    async with machine(changes=PATIENT) as park:
         await park.start(*RUNNING)
         async with park.service("shifts") as client, park.mongodb() as mongodb:
             await mongodb["accounts"]["of_a_plugin"].insert_one(STRANGE)
             handled, waiting, unsent = ([unique_id() for _ in range(20)] for _ in range(3))
             await log_all(park, handled)
-            await wait_until(partial(is_counted, park, *handled), 30)
+            await wait_until(partial(is_counted, park, *handled), 60)
             await park.stop("accounts")
             await log_all(park, waiting)
             await wait_until(lambda: is_sent(mongodb["shifts"]), 30)
@@ -40,7 +40,7 @@ async def saved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Saved
 @pytest.fixture(scope="package")
 async def fresh() -> AsyncIterator[Machine]:
     """A machine whose databases nobody used yet; it has its first keys."""
-    async with machine() as one:
+    async with machine(changes=PATIENT) as one:
         yield one
 
 

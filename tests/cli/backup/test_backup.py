@@ -28,10 +28,13 @@ async def test_a_backup_is_of_one_moment_while_writes_go_on(
     write = Writer.write
 
     def slowly(self: Writer, collection: str, documents: bytes) -> None:
-        time.sleep(0.1)  # in a thread of its own, so that all goes on meanwhile
+        enough, deadline = len(logged) + 3, time.monotonic() + 30
+        while len(logged) < enough and time.monotonic() < deadline:
+            time.sleep(0.01)  # in a thread of its own, so that all goes on meanwhile
         write(self, collection, documents)
 
     monkeypatch.setattr(Writer, "write", slowly)
+    monkeypatch.setattr("callboard.backup._AWAY_SECONDS", 60.0)  # beside all that is written
     people = await park.people(40, "Cast Member")
 
     async def certify(_: int) -> None:

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 Work = Callable[[], Awaitable[None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+_LONGEST_PING_SECONDS = 1.0
+_SECONDS_BETWEEN_CANCELLATIONS = 1.0
+
 _TOKEN = TOKEN_HEADER.encode()
 _KEY_NAME = KEY_NAME_HEADER.encode()
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
@@ -192,7 +195,7 @@ class Health:
         reason to send it no requests.
         """
         try:
-            with pymongo.timeout(1):
+            with pymongo.timeout(_LONGEST_PING_SECONDS):
                 await self.database.command("ping")
             mongodb = "up"
         except PyMongoError:
@@ -358,4 +361,4 @@ async def background(work: Work) -> AsyncIterator[None]:
         # Again and again: before Python 3.12, asyncio.wait_for, which pymongo uses, can lose a cancellation.
         while not task.done():
             task.cancel()
-            await asyncio.wait([task], timeout=1)
+            await asyncio.wait([task], timeout=_SECONDS_BETWEEN_CANCELLATIONS)

@@ -1,0 +1,28 @@
+"""What the tests of the chassis share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.clock import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time by which what fails again and again is tried again."""
+    still = Clock()
+    monkeypatch.setattr("common.breaker.time", still)
+    return still
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _patience() -> Iterator[None]:
+    """The product's own time limits are not reached by a machine that pauses."""
+    with pytest.MonkeyPatch.context() as patch:
+        for limit in (
+            "common.mongo.TIMEOUT_SECONDS",
+            "common.outbox.TIMEOUT_SECONDS",
+            "common.bus._PUBLISH_SECONDS",
+        ):
+            patch.setattr(limit, 30.0)
+        yield
