@@ -34,7 +34,6 @@ from common.mongo import Collection
 from common.outbox import OUTBOX
 from shifts.models import Shift
 from shifts.repository import MEMBERS, SHIFTS, TIMESHEETS
-from shifts.service import logged
 
 SMALL, LARGE = 1_000, 1_000_000
 SHIFTS_EACH, POINTS_EACH = 5, 10
@@ -119,7 +118,7 @@ def _entry(shift: dict[str, Any]) -> dict[str, Any]:
 
 def _sent(document: dict[str, Any]) -> dict[str, Any]:
     shift = Shift.from_document(document)
-    event = logged(replace(shift, logged_at=shift.logged_at.replace(tzinfo=UTC)))
+    event = replace(shift, logged_at=shift.logged_at.replace(tzinfo=UTC)).logged()
     return {
         "_id": event.id,
         "subject": event.SUBJECT,

@@ -39,6 +39,14 @@ def test_the_import_rules_of_pyproject_hold() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("command", ["people", "status", "sync", "verify"])
+def test_a_command_that_asks_only_the_databases_loads_no_server_and_no_client_of_nats(command: str) -> None:
+    """They take a second of a slow machine, for which an operator would wait each time."""
+    code = f"import sys, callboard.main, callboard.{command}; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"fastapi", "uvicorn", "nats"} & set(result.stdout.split())
+
+
 def test_the_services_are_the_folders_that_these_tests_know() -> None:
     folders = {path.name for path in (ROOT / "services").iterdir() if (path / "pyproject.toml").exists()}
     assert folders == set(SERVICES)

@@ -13,7 +13,7 @@ from callboard.access import open_database
 from callboard.books import TotalsOfLedger
 from callboard.databases import DATABASES
 from callboard.verify import Report, verify
-from common.consumer import DEAD_LETTERS
+from common.dead_letters import DEAD_LETTERS
 from common.events import ShiftLogged, new_id
 from common.mongo import transaction
 from tests.accounts.builders import shift_logged

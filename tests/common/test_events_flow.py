@@ -18,7 +18,8 @@ from pymongo.errors import ConnectionFailure
 
 from common.app import Chassis, create_app
 from common.bus import STREAM
-from common.consumer import DEAD_LETTERS, FAILURES_TO_DEAD_LETTER, Handler
+from common.consumer import FAILURES_TO_DEAD_LETTER, Handler
+from common.dead_letters import DEAD_LETTERS
 from common.events import ApplicationSubmitted, Event, RankChanged
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox

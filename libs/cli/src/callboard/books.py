@@ -17,7 +17,6 @@ from common.mongo import Database, Document, Documents, Session, transaction
 from common.outbox import OUTBOX
 from shifts.models import Shift
 from shifts.repository import MEMBERS, SHIFTS
-from shifts.service import logged
 
 _PEOPLE_AT_ONCE = 1_000
 _READ_AT_ONCE = 10_000
@@ -102,7 +101,7 @@ class LedgerOfShifts:
         """Publish the shifts that have no entry."""
         missing = [shift_id for shift_id, _, entry in pairs if entry is None]
         shifts = [Shift.from_document(found) async for found in self._shifts.find({"_id": {"$in": missing}})]
-        return await _publish_again(self._outbox, [logged(shift) for shift in shifts])
+        return await _publish_again(self._outbox, [shift.logged() for shift in shifts])
 
 
 class TotalsOfLedger:

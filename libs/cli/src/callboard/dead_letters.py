@@ -13,7 +13,7 @@ from callboard.keys import operator
 from callboard.system import SERVICES
 from common.app import background
 from common.bus import Bus
-from common.consumer import DEAD_LETTERS
+from common.dead_letters import DEAD_LETTERS
 from common.mongo import Session, transaction
 from common.settings import Settings
 from gateway.repository import Repository as Gateway

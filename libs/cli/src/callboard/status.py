@@ -10,7 +10,7 @@ from pymongo.errors import PyMongoError
 from callboard.access import open_database
 from callboard.databases import DATABASES
 from callboard.system import answers_ok, read_run_file
-from common.consumer import DEAD_LETTERS
+from common.dead_letters import DEAD_LETTERS
 from common.outbox import OUTBOX
 from common.settings import Settings
 

@@ -17,7 +17,7 @@ from callboard.books import (
     Pair,
     TotalsOfLedger,
 )
-from common.consumer import DEAD_LETTERS
+from common.dead_letters import DEAD_LETTERS
 from common.outbox import OUTBOX
 from common.settings import Settings
 

@@ -15,14 +15,13 @@ from nats.aio.msg import Msg
 
 from common import metrics
 from common.bus import FINISH_SECONDS, STREAM, Bus
+from common.dead_letters import DEAD_LETTERS, keep
 from common.errors import InvalidEvent, ServiceError
 from common.events import Event, parse_event
-from common.mongo import Collection, Database, is_outage
+from common.mongo import Database, is_outage
 from common.tracing import TRACEPARENT_HEADER, Tracer, trace_id
 
 logger = logging.getLogger(__name__)
-
-DEAD_LETTERS = Collection("dead_letters")
 
 FAILURES_TO_DEAD_LETTER = 10
 _FIRST_PAUSE_SECONDS = 0.5
@@ -147,14 +146,8 @@ class Consumer:
                 await message.nak(delay=min(0.05 * 2**failures, _LONGEST_PAUSE_SECONDS))
 
     async def _bury(self, message: Msg, reason: str) -> None:
-        letter = {
-            "subject": message.subject,
-            "payload": message.data,
-            "reason": reason,
-            "at": datetime.now(UTC),
-        }
         try:
-            await self._dead_letters.update_one({"_id": _event_id(message)}, {"$set": letter}, upsert=True)
+            await keep(self._dead_letters, _event_id(message), message.subject, message.data, reason)
         except Exception as error:
             if not is_outage(error):
                 raise

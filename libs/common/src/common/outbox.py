@@ -9,17 +9,20 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from common import metrics
-from common.bus import Bus
 from common.errors import Unavailable
 from common.events import Event
 from common.mongo import TIMEOUT_SECONDS, Collection, Database, Document, Session, is_outage
 from common.tracing import traceparent
+
+if TYPE_CHECKING:  # the operator's command knows outboxes, but needs no client of NATS
+    from common.bus import Bus
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +84,7 @@ class Outbox:
         """Publish now what was just committed, instead of at the relay's next look."""
         self._committed.set()
 
-    async def relay(self, bus: Bus) -> None:
+    async def relay(self, bus: "Bus") -> None:
         """Publish until cancelled: what is added here once it is committed, all else at a slow look."""
         pause = 0.1
         while True:
@@ -104,7 +107,7 @@ class Outbox:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def flush(self, bus: Bus) -> None:
+    async def flush(self, bus: "Bus") -> None:
         """Publish what is unsent, oldest first. Raises Unavailable; the rest stays for the next look.
 
         Of relays that are at the same events, the one that marks the first of a batch goes on, and the others leave it
@@ -158,7 +161,7 @@ class Outbox:
         wanted = {"_id": {"$in": list(self._added)}, "sent": False}
         return await self._rows.find(wanted, batch_size=_BATCH, hint="_id_").limit(_BATCH).to_list()
 
-    async def _publish(self, bus: Bus, rows: Sequence[Document]) -> tuple[list[str], Exception | None]:
+    async def _publish(self, bus: "Bus", rows: Sequence[Document]) -> tuple[list[str], Exception | None]:
         """The ids of those that were published, and why the others were not."""
         if not rows:
             return [], None

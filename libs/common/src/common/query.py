@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidQuery
+
+if TYPE_CHECKING:  # the operator's command knows the models, but needs no server
+    from fastapi import Request
 
 MAX_ID = 2**63 - 1
 MAX_TEXT = 100
@@ -73,7 +75,7 @@ class Query(BaseModel):
 Q = TypeVar("Q", bound=BaseModel)
 
 
-def read_query(model: type[Q], request: Request) -> Q:
+def read_query(model: type[Q], request: "Request") -> Q:
     """The request's query parameters as `model`. Raises InvalidQuery for the first that is wrong."""
     names = _names(model)
     values: dict[str, str] = {}

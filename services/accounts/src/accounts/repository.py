@@ -16,7 +16,7 @@ from pymongo import (
 )
 
 from accounts.models import Account, CompletedSync, LocalPerson, Sync
-from common.consumer import DEAD_LETTERS
+from common.dead_letters import DEAD_LETTERS
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX

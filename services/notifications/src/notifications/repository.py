@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from common.consumer import DEAD_LETTERS
+from common.dead_letters import DEAD_LETTERS
 from common.mongo import Collection, Database
 from common.outbox import OUTBOX
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from common import tracing
-from common.events import new_id
+from common.events import ShiftLogged, new_id
 from common.query import Flag, Id, Query, Seconds, Text
 
 
@@ -98,6 +98,24 @@ class Shift:
         if self.idempotency_key is None:
             del document["idempotency_key"]
         return {"_id": self.id, **document}
+
+    def logged(self) -> ShiftLogged:
+        """The event of this shift, when it is new; its id is the shift's."""
+        return ShiftLogged(
+            id=self.id,
+            occurred_at=self.logged_at,
+            user=self.user,
+            place=self.place,
+            server=self.server,
+            training=self.training,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            duration=self.duration,
+            credited_seconds=self.credited_seconds,
+            points=self.points,
+            flags=self.flags,
+            logged_by=self.key,
+        )
 
 
 @dataclass(frozen=True, slots=True)

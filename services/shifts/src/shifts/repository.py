@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
-from common.consumer import DEAD_LETTERS
+from common.dead_letters import DEAD_LETTERS
 from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX
 from shifts.models import Claim, HeldCertification, Recorded, Shift, Timesheet

@@ -9,7 +9,7 @@ from math import floor
 from common import metrics
 from common.coalesce import Coalescer
 from common.errors import InvalidQuery, Unavailable
-from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
+from common.events import CertificationGranted, CertificationRevoked
 from common.group import Group
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
@@ -141,7 +141,7 @@ class Shifts:
             if new:
                 await self._repository.add(session, new, changed)
                 traces = {claim.id: claim.traceparent for claim in claims}
-                await self._outbox.add(session, [logged(shift) for shift in new], traces)
+                await self._outbox.add(session, [shift.logged() for shift in new], traces)
             return results
 
         results = await transaction(self._database, work, locked_seconds=LOCKED_SECONDS)
@@ -229,25 +229,6 @@ def uncovered_seconds(start: int, end: int, covered: Sequence[tuple[int, int]]) 
         uncovered += max(0, covered_start - reached)
         reached = max(reached, covered_end)
     return uncovered + max(0, end - reached)
-
-
-def logged(shift: Shift) -> ShiftLogged:
-    """The event of a new shift; its id is the shift's."""
-    return ShiftLogged(
-        id=shift.id,
-        occurred_at=shift.logged_at,
-        user=shift.user,
-        place=shift.place,
-        server=shift.server,
-        training=shift.training,
-        started_at=shift.started_at,
-        ended_at=shift.ended_at,
-        duration=shift.duration,
-        credited_seconds=shift.credited_seconds,
-        points=shift.points,
-        flags=shift.flags,
-        logged_by=shift.key,
-    )
 
 
 def _is_same(claim: Claim, shift: Shift) -> bool:
