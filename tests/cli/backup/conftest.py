@@ -25,7 +25,7 @@ async def saved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Saved
             await wait_until(partial(is_counted, park, *handled), 60)
             await park.stop("accounts")
             await log_all(park, waiting)
-            await wait_until(lambda: is_sent(mongodb["shifts"]), 30)
+            await wait_until(lambda: is_sent(mongodb["shifts"]), 60)
             await park.kill("nats-server")
             await log_all(park, unsent)
             file = tmp_path_factory.mktemp("saved") / "backup.gz"

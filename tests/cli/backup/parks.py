@@ -74,7 +74,7 @@ async def log_all(park: Machine, people: list[int]) -> None:
 
 async def verified(settings: Settings) -> Any:
     """The report of `verify`, once all that is under way is done."""
-    return await verify(settings, lambda *_: None, patience_seconds=30)
+    return await verify(settings, lambda *_: None, patience_seconds=90)
 
 
 def quiet(*_: object) -> None:

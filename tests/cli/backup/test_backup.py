@@ -43,14 +43,19 @@ async def test_a_backup_is_of_one_moment_while_writes_go_on(
             params = {"username": person.username, "certification": "tot", "moderator": "Boss"}
             await trainer.post(f"/certification/{what}", params=params)
 
+    async def is_told_of_certifications() -> bool:
+        return await mongodb["shifts"]["members"].find_one() is not None
+
     sink = io.BytesIO()
     async with (
+        park.mongodb() as mongodb,
         park.service("shifts") as client,
         park.service("certifications") as trainer,
         traffic(partial(log, client)) as logged,
         traffic(certify) as certified,
     ):
         await wait_until(lambda: len(logged) > 20 and len(certified) > 20)
+        await wait_until(is_told_of_certifications)
         before = len(logged)
         await backup(park.settings(), sink, quiet)
         assert len(logged) > before + 20
