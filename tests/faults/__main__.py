@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.faults.report import show
-from tests.faults.run import Result, run
+from tests.faults.run import PROVES_NOTHING, Result, run
 from tests.faults.scenarios import RUNS, scenario_of
 
 
@@ -21,7 +21,7 @@ async def _run_all(name: str | None, first: int, seeds: int) -> list[Result]:
 
 
 def main() -> int:
-    """Run, show the tables, and answer 1 when a run found something or proves nothing."""
+    """Run, show the tables, and answer 1 when a run found something, PROVES_NOTHING when one proves nothing."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many runs")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
@@ -37,7 +37,9 @@ def main() -> int:
     if options.findings:
         found = [finding for result in results for finding in result.findings]
         options.findings.write_text(json.dumps([(one.kind, one.text) for one in found]), "utf-8")
-    return int(any(result.problems for result in results))
+    if any(result.findings for result in results):
+        return 1
+    return PROVES_NOTHING if any(result.problems for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from tests.faults.system import Form, System, keep, running_system
 from tests.support import ROOT, wait_until
 
 KEPT = ROOT / ".faults"
+PROVES_NOTHING = 3
+"""The status of a run in which all was right, but too little happened."""
 SERVICES = ("accounts", "certifications", "applications", "shifts")
 CONSUMERS = {
     "accounts": ("shift_logged", "certification_granted", "certification_revoked"),
