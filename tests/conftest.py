@@ -1,4 +1,4 @@
-"""What there is once for the whole run: a real mongod and nats-server, and Callboard in containers."""
+"""What there is once for the whole run, a real mongod and nats-server, and Callboard in containers; and a clock."""
 
 import secrets
 import shutil
@@ -18,6 +18,7 @@ from callboard.servers import Server, listens, mongod, nats_server
 from tests.containers.engine import has_engine
 from tests.containers.park import ContainerPark, StartPark, container_park
 from tests.support import Servers, wait_until
+from tests.support.clock import Clock
 from tests.support.keeper import tidy_up_after_this_process
 from tests.support.scheduling import ByFileAndForm
 
@@ -73,6 +74,14 @@ async def servers(request: pytest.FixtureRequest) -> AsyncIterator[Servers]:
         await prepare_mongod(mongo.url)
         await wait_until(lambda: listens(nats.port))
         yield Servers(mongo.url, nats.url, secrets.token_urlsafe(32))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time by which what fails again and again is tried again."""
+    still = Clock()
+    monkeypatch.setattr("common.breaker.time", still)
+    return still
 
 
 @pytest.fixture(scope="session")

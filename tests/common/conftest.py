@@ -4,16 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.clock import Clock
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time by which what fails again and again is tried again."""
-    still = Clock()
-    monkeypatch.setattr("common.breaker.time", still)
-    return still
-
 
 @pytest.fixture(scope="package", autouse=True)
 def _patience() -> Iterator[None]:

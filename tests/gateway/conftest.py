@@ -10,7 +10,6 @@ from tests.gateway.builders import changed_config, echoes, make_key, open_gatewa
 from tests.gateway.raw import Gate
 from tests.gateway.wire import LONG
 from tests.support import Servers
-from tests.support.clock import Clock
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -65,14 +64,6 @@ async def keys(servers: Servers) -> dict[str, str]:
         "discord": await make_key(servers, "discord"),
         "operator": await make_key(servers, "operator"),
     }
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time by which what fails again and again is tried again."""
-    still = Clock()
-    monkeypatch.setattr("common.breaker.time", still)
-    return still
 
 
 @pytest.fixture
