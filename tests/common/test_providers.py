@@ -352,9 +352,9 @@ async def test_a_provider_that_hangs_counts_as_down(company: Company, provider: 
     company.faults.always(Fault.HANG)
     for _ in range(5):
         with pytest.raises(Unavailable):
-            await ask(provider, seconds=0.1, attempts=1)
+            await ask(provider, seconds=1, attempts=1)
     assert await fails_at_once(provider)
-    assert len(company.requests) <= 5  # fewer on a machine that is too slow to ask in time
+    assert len(company.requests) == 5
 
 
 async def test_callers_who_leave_are_not_its_failure(company: Company, provider: Provider) -> None:

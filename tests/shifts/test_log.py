@@ -12,7 +12,7 @@ from shifts.models import Claim, LogQuery
 from shifts.repository import Repository
 from tests.shifts.builders import bare, log, recorded_shift, shift
 from tests.shifts.conftest import Park
-from tests.support import unique_id
+from tests.support import unique_id, wait_until
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -151,14 +151,16 @@ async def test_a_bare_shift_repeated_within_half_its_duration_is_the_same_shift(
 
 async def test_a_bare_shift_repeated_later_earns_only_its_uncovered_seconds(park: Park) -> None:
     parameters = bare()
+    began = int(time.time())
     await log(park.client, parameters)
     moved = {"$inc": {"started_at": -400, "ended_at": -400}}
     await park.database["shifts"].update_one({"user": parameters["id"]}, moved)
     await log(park.client, parameters)
+    passed = int(time.time()) - began
     first, second = await credited(park, parameters["id"])
     assert first == 600
     assert isinstance(second, int)
-    assert 400 <= second <= 460
+    assert 400 <= second <= 400 + passed
 
 
 async def test_one_second_earns_at_most_once(park: Park) -> None:
@@ -247,11 +249,13 @@ async def test_a_shift_above_twelve_hours_is_credited_twelve(park: Park) -> None
     assert (stored["credited_seconds"], stored["flags"]) == (12 * 3600, ["long"])
 
 
-@pytest.mark.parametrize("offset", [60 + 60, -7 * 24 * 3600 - 5])
+@pytest.mark.parametrize("offset", [61 + 5, -7 * 24 * 3600 - 5])
 async def test_an_end_far_ahead_or_long_ago_is_refused(park: Park, offset: int) -> None:
-    answer = await log(park.client, shift(ended_at=int(time.time()) + offset))
-    assert answer.status_code == 400
-    assert "ended_at" in answer.json()["message"]
+    async def is_refused() -> bool:
+        answer = await log(park.client, shift(ended_at=int(time.time()) + offset))
+        return answer.status_code == 400 and "ended_at" in answer.json()["message"]
+
+    await wait_until(is_refused)  # a machine that pauses for five seconds brings one try into range, not all
 
 
 async def test_a_training_shift_needs_no_certification_and_earns_nothing(park: Park) -> None:
