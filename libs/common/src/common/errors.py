@@ -81,6 +81,21 @@ class Locked(Unavailable):
         super().__init__("database")
 
 
+class KeyReused(ServiceError):
+    """422: this Idempotency-Key came before with another route, moderator or parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(422, "this Idempotency-Key was used for another request")
+
+
+class StillRunning(ServiceError):
+    """503: an earlier request with this Idempotency-Key is still running; the same request may succeed later."""
+
+    def __init__(self) -> None:
+        text = "an earlier request with this Idempotency-Key is still running, try again"
+        super().__init__(503, text, headers={"Retry-After": "1"})
+
+
 def error_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of these errors and of those of every route, for a route's `responses`.
 
