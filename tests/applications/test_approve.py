@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 import pytest
 
-from common.events import ApplicationApproved, parse_event
+from common.events import ApplicationApproved, new_id, parse_event
 from tests.applications.builders import CAST, GUEST, MANAGER, TRAINEE, Park, park
 from tests.support import Servers, unique_id, wait_until
 
@@ -106,17 +107,90 @@ async def test_the_largest_id_can_be_approved(servers: Servers) -> None:
     assert here.accounts.ranked == [user]
 
 
-async def test_a_refused_rank_ends_the_application(servers: Servers) -> None:
+async def test_an_application_whose_rank_was_refused_stays_open_and_says_why(servers: Servers) -> None:
     user = unique_id()
     async with park(servers) as here:
         here.accounts.knows(user)
         here.accounts.fails_with = 409
         await here.upload(user)
+        (before,) = await here.records(user)
         answer = await here.approve(user)
         (record,) = await here.records(user)
         assert await here.events(user, "application_approved") == []
     assert (answer.status_code, answer.text) == (502, NOT_RANKED)
-    assert (record["status"], record["moderator"]) == ("failed", "ParkManager")
+    refusal = record.pop("refusal")
+    assert record == before
+    assert refusal["reason"] == "no"
+    assert refusal["at"] >= record["submitted_at"]
+
+
+async def test_a_refused_application_is_the_one_that_is_approved_once_the_applicant_has_joined(
+    servers: Servers,
+) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.fails_with = 409
+        await here.upload(user)
+        (before,) = await here.records(user)
+        for _ in range(2):
+            assert (await here.approve(user, "First")).text == NOT_RANKED
+        here.accounts.fails_with = None
+        assert (await here.approve(user, "Second")).text == RANKED
+        (record,) = await here.records(user)
+        (event,) = [
+            parse_event(ApplicationApproved, one) for one in await here.events(user, "application_approved")
+        ]
+    assert isinstance(event, ApplicationApproved)
+    assert (record["_id"], record["url"]) == (before["_id"], before["url"])
+    assert (record["status"], record["moderator"]) == ("approved", "Second")
+    assert (event.application, event.moderator) == (before["_id"], "Second")
+
+
+async def test_a_refused_approval_without_an_application_leaves_no_record(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.fails_with = 409
+        assert (await here.approve(user)).text == NOT_RANKED
+        assert await here.records(user) == []
+        here.accounts.fails_with = None
+        assert (await here.approve(user)).text == RANKED
+        assert [record["status"] for record in await here.records(user)] == ["approved"]
+
+
+@pytest.mark.parametrize("newer_is_open", [False, True])
+async def test_what_an_older_version_left_failed_is_approved_unless_there_is_a_later_application(
+    servers: Servers, newer_is_open: bool
+) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.upload(user)
+        failed = {"status": "failed", "moderator": "First", "decided_at": datetime.now(UTC)}
+        await here.database["applications"].update_one({"user": user}, {"$set": failed})
+        # What an approval without an application left is none.
+        await here.database["applications"].insert_one({"_id": new_id(), "user": user, **failed})
+        if newer_is_open:
+            await here.upload(user)
+        assert (await here.approve(user, "Second")).text == RANKED
+        records = [
+            (one["status"], one["moderator"]) for one in await here.records(user) if "moderator" in one
+        ]
+    first = ("failed", "First") if newer_is_open else ("approved", "Second")
+    assert records == [first, ("failed", "First")] + [("approved", "Second")] * newer_is_open
+
+
+async def test_a_record_with_fields_of_a_newer_version_is_approved(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await here.upload(user)
+        newer = {"claim": {"by": "roblox:4"}, "refusal": {"at": datetime.now(UTC), "reason": "no", "code": 4}}
+        await here.database["applications"].update_one({"user": user}, {"$set": newer})
+        assert (await here.approve(user)).text == RANKED
+        (record,) = await here.records(user)
+    assert (record["status"], record["claim"]) == ("approved", {"by": "roblox:4"})
 
 
 async def test_what_a_refusal_says_can_be_done_is_passed_on(servers: Servers) -> None:
@@ -161,17 +235,6 @@ async def test_while_the_rank_cannot_be_read_nothing_is_begun_and_nobody_waits_l
         assert await here.records(user) == []
         here.accounts.may_read.set()
         assert (await here.approve(user)).text == RANKED
-
-
-async def test_somebody_who_was_refused_can_be_approved_later(servers: Servers) -> None:
-    user = unique_id()
-    async with park(servers) as here:
-        here.accounts.knows(user)
-        here.accounts.fails_with = 409
-        await here.approve(user)
-        here.accounts.fails_with = None
-        assert (await here.approve(user)).text == RANKED
-        assert [record["status"] for record in await here.records(user)] == ["failed", "approved"]
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 502, 503, 504])

@@ -173,21 +173,58 @@ async def test_an_attempt_that_lost_its_lease_decides_nothing_any_more(servers: 
         assert len(await here.events(user, "application_approved")) == 1
 
 
-async def test_a_refusal_while_finishing_after_a_restart_is_recorded(servers: Servers) -> None:
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_refusal_while_finishing_after_a_restart_reopens_the_application(
+    servers: Servers, applied: bool
+) -> None:
     user, accounts = unique_id(), Accounts()
     accounts.knows(user)
+    async with park(servers, accounts) as here:
+        if applied:
+            await here.upload(user)
+        await begin_approval(here.database, user)
+        await let_lease_run_out(here.database, user)
     accounts.fails_with = 409
-    async with database(servers) as applications:
-        await begin_approval(applications, user)
-        await let_lease_run_out(applications, user)
     async with park(servers, accounts) as here:
 
-        async def is_failed() -> bool:
-            return [record["status"] for record in await here.records(user)] == ["failed"]
+        async def is_open() -> bool:
+            return [one["status"] for one in await here.records(user)] == ["submitted"] * applied
 
-        await wait_until(is_failed)
+        await wait_until(is_open)
         assert await here.events(user, "application_approved") == []
-    assert accounts.ranked == [user]
+        assert accounts.ranked == [user]
+        accounts.fails_with = None
+        assert (await here.approve(user)).text == RANKED
+        assert await is_approved(here, user)
+        assert len(await here.events(user, "application_approved")) == 1
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_refusal_that_could_not_be_recorded_is_asked_for_again(
+    servers: Servers, applied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the process dies between the refusal and its record: nothing is stuck, nothing done twice."""
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.fails_with = 409
+        if applied:
+            await here.upload(user)
+        with monkeypatch.context() as patch:
+
+            async def dies(*_: object) -> None:
+                raise RuntimeError
+
+            patch.setattr("applications.repository.Repository.reopen", dies)
+            assert (await here.approve(user)).status_code == 500
+        (record,) = await here.records(user)
+        assert record["status"] == "approving"
+        await let_lease_run_out(here.database, user)
+        assert (await here.approve(user)).text == NOT_RANKED
+        assert [one["status"] for one in await here.records(user)] == ["submitted"] * applied
+        here.accounts.fails_with = None
+        assert (await here.approve(user)).text == RANKED
+        assert await is_approved(here, user)
 
 
 async def test_the_record_and_the_event_of_an_approval_come_together_or_not_at_all(servers: Servers) -> None:

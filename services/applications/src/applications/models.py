@@ -72,11 +72,22 @@ class Member(BaseModel):
     rankid: int
 
 
+class Refusal(BaseModel):
+    """When and why the rank of an approved applicant was refused."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at: datetime
+    reason: str
+
+
 class Record(BaseModel):
     """The document of one application or approval; it stays when the text has expired.
 
-    One that began with an approval was never submitted, and has no `url`. While it is `approving`, whoever
-    holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone may take it over.
+    One that began with an approval was never submitted, and has neither `submitted_at` nor `url`. While it is
+    `approving`, whoever holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone
+    may take it over. Where the rank was refused, an application is `submitted` again, with the last `refusal`; older
+    versions left it `failed`, which counts as `submitted`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True)
@@ -90,3 +101,4 @@ class Record(BaseModel):
     claimed_by: str | None = None
     claimed_until: datetime | None = None
     decided_at: datetime | None = None
+    refusal: Refusal | None = None

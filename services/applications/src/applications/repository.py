@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 from hmac import compare_digest
-from typing import Any, Literal
+from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
-from applications.models import Record
+from applications.models import Record, Refusal
 from common.events import new_id
 from common.mongo import Collection, Database, Session
 from common.outbox import OUTBOX
@@ -31,7 +31,9 @@ APPLICATIONS = Collection(
         "properties": {
             "_id": {"bsonType": "string"},
             "user": {"bsonType": ["int", "long"]},
-            "status": {"enum": ["submitted", "approving", "approved", "failed"]},
+            "status": {
+                "enum": ["submitted", "approving", "approved", "failed"]
+            },  # `failed` by older versions
         },
     },
 )
@@ -89,9 +91,10 @@ class Repository:
         return sorted(records, key=lambda record: record.id)
 
     async def begin_approval(self, session: Session, user: int, moderator: str) -> Record:
-        """Make the user's latest submitted record, or a new one, `approving`, claimed by the caller."""
+        """Make the user's latest open application, or a new record, `approving`, claimed by the caller."""
         found = await self._applications.find_one_and_update(
-            {"user": user, "status": "submitted"},
+            # Older versions made applications `failed` whose rank was refused: they are open.
+            {"user": user, "status": {"$in": ["submitted", "failed"]}, "submitted_at": {"$exists": True}},
             {
                 "$set": {"status": "approving", "moderator": moderator, **_claim()},
                 "$setOnInsert": {"_id": new_id()},
@@ -116,16 +119,31 @@ class Repository:
         """End the caller's lease, so that the next may finish the record at once."""
         await self._applications.update_one(_claimed(record), {"$set": {"claimed_until": datetime.now(UTC)}})
 
-    async def decide(
-        self, record: Record, status: Literal["approved", "failed"], session: Session | None = None
-    ) -> bool:
+    async def approved(self, session: Session, record: Record) -> bool:
         """End the approval, unless somebody else took the record over."""
         result = await self._applications.update_one(
             _claimed(record),
-            {"$set": {"status": status, "decided_at": datetime.now(UTC)}},
+            {"$set": {"status": "approved", "decided_at": datetime.now(UTC)}},
             session=session,
         )
         return result.modified_count == 1
+
+    async def reopen(self, record: Record, reason: str) -> None:
+        """Undo the beginning of an approval whose rank was refused, unless somebody else took the record over.
+
+        An application is open again, and says when and why it was refused. An approval without one leaves no record.
+        """
+        if record.submitted_at is None:
+            await self._applications.delete_one(_claimed(record))
+            return
+        refusal = Refusal(at=datetime.now(UTC), reason=reason)
+        await self._applications.update_one(
+            _claimed(record),
+            {
+                "$set": {"status": "submitted", "refusal": refusal.model_dump()},
+                "$unset": {"moderator": "", "claimed_by": "", "claimed_until": ""},
+            },
+        )
 
     async def abandoned(self) -> list[int]:
         """The users whose `approving` records nobody is working on."""

@@ -130,7 +130,8 @@ class Applications:
     async def _finish(self, record: Record, member: Member | None = None) -> None:
         """Set the rank and record `approved`; safe to repeat. Raises NotRanked.
 
-        `member` is the user as just judged. Nobody who holds a higher rank by now is given this one.
+        A refusal for good reopens the application; after any other failure the next call goes on here. `member` is
+        the user as just judged. Nobody who holds a higher rank by now is given this one.
         """
         rank = self._group.trainee_rank
         try:
@@ -142,7 +143,7 @@ class Applications:
             logger.warning("application %s: couldn't rank user: %s", record.id, error)
             # A changed internal token (401) and a rate limit (429) pass; other refusals are for good.
             if 400 <= error.status < 500 and error.status not in (401, 429):
-                await self._repository.decide(record, "failed")
+                await self._repository.reopen(record, str(error))
                 raise NotRanked(error.discord) from error
             await self._repository.release(record)
             raise NotRanked from error
@@ -155,7 +156,7 @@ class Applications:
         )
 
         async def work(session: Session) -> None:
-            if await self._repository.decide(record, "approved", session):
+            if await self._repository.approved(session, record):
                 await self._outbox.add(session, [event])
 
         await transaction(self._database, work)
