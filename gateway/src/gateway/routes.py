@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from common.errors import ConfigurationError
+from common.text_files import read_text
 from gateway.errors import NotFound
 from gateway.models import KeyScope, Rate
 
@@ -81,9 +82,9 @@ class Routes:
 def load_routes(path: Path = ROUTES) -> Routes:
     """The routes in `path`. Raises ConfigurationError that names the route and what was expected."""
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}.") from error
+        tables = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}.") from error
     entries = tables.pop("route", None)
     if tables or not isinstance(entries, list) or not entries:
         raise ConfigurationError(f"{path}: expected [[route]] tables and nothing else.")

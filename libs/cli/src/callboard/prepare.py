@@ -18,6 +18,7 @@ from common.group import load_group
 from common.logs import configure_logging
 from common.mongo import connect
 from common.settings import ProcessSettings, Settings, read_settings
+from common.text_files import read_text
 from gateway.keys import create_key, list_keys, rotate_key
 from gateway.models import KeyScope
 
@@ -83,7 +84,7 @@ async def set_aside_other_keys(settings: Settings, data_dir: Path) -> None:
     client, database = connect(settings, "gateway")
     async with client:
         known = {key.hash for key in await list_keys(database)}
-    given = [line.partition("=")[2] for line in file.read_text("utf-8").splitlines()]
+    given = [line.partition("=")[2] for line in read_text(file).splitlines()]
     if any(key and sha256(key.encode()).digest() not in known for key in given):
         file.replace(data_dir / f"{KEYS_FILE}.replaced")
 

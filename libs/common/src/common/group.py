@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from common.errors import ConfigurationError
+from common.text_files import read_text
 
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,32}$")]
 PlaceId = Annotated[int, Field(ge=1, le=2**63 - 1)]
@@ -227,10 +228,8 @@ class Group(_Table):
 def load_group(path: Path) -> Group:
     """The configuration in `path`. Raises ConfigurationError that names the key and what was expected."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(read_text(path), parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}.") from error
     try:
         return Group.model_validate(values)

@@ -10,9 +10,29 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from common.errors import ConfigurationError
+from common.text_files import read_text
+
+
+class _SecretFiles(SecretsSettingsSource):
+    """The files of the folder, without what Windows tools put before and behind a text."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        try:
+            value, key, is_complex = super().get_field_value(field, field_name)
+        except (OSError, UnicodeDecodeError):
+            read_text(Path(str(self.secrets_dir)) / f"callboard_{field_name}")  # says which file and why
+            raise
+        return value and value.removeprefix("\ufeff").strip(), key, is_complex
 
 
 class ProcessSettings(BaseSettings):
@@ -33,6 +53,19 @@ class ProcessSettings(BaseSettings):
         pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
         description="OpenTelemetry collector that gets traces (OTLP over HTTP), without `/v1/traces`",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no such file is read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables, then files."""
+        folder = os.environ.get("CALLBOARD_SECRETS_DIR")
+        return init_settings, env_settings, _SecretFiles(settings_cls, folder)
 
 
 class Settings(ProcessSettings):
@@ -55,7 +88,11 @@ def read_settings(model: type[S], **given: Any) -> S:
     Raises ConfigurationError that names the variable and what was expected.
     """
     try:
-        return model(_secrets_dir=os.environ.get("CALLBOARD_SECRETS_DIR"), **given)
+        return model(**given)
+    except SettingsError as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise error.__cause__ from None
+        raise
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         # Without pydantic's own names for what it tried.
@@ -70,6 +107,6 @@ def read_secret(name: str) -> SecretStr | None:
         return SecretStr(value)
     if folder := os.environ.get("CALLBOARD_SECRETS_DIR"):
         file = Path(folder) / f"callboard_{name.lower()}"
-        if file.is_file() and (text := file.read_text("utf-8").strip()):
+        if file.is_file() and (text := read_text(file).strip()):
             return SecretStr(text)
     return None
