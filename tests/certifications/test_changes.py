@@ -22,22 +22,24 @@ UNKNOWN = (
 CHANGES = ("grant", "revoke")
 
 
+def shown(username: str) -> str:
+    return username.replace("_", r"\\_")
+
+
 def granted(member: Member, code: str = "tot") -> str:
-    return f'{{"status":"success","discord":"Successfully granted **{member.username}** the **{code}** certification."}}'
+    return f'{{"status":"success","discord":"Successfully granted **{shown(member.username)}** the **{code}** certification."}}'
 
 
 def revoked(member: Member, code: str = "tot") -> str:
-    return f'{{"status":"success","discord":"Successfully revoked **{member.username}**\'s **{code}** certification."}}'
+    return f'{{"status":"success","discord":"Successfully revoked **{shown(member.username)}**\'s **{code}** certification."}}'
 
 
 def already_held(member: Member, code: str = "tot") -> str:
-    return f'{{"status":"error","discord":"**{member.username}** already has the **{code}** certification."}}'
+    return f'{{"status":"error","discord":"**{shown(member.username)}** already has the **{code}** certification."}}'
 
 
 def not_held(member: Member, code: str = "tot") -> str:
-    return (
-        f'{{"status":"error","discord":"**{member.username}** doesn\'t have the **{code}** certification."}}'
-    )
+    return f'{{"status":"error","discord":"**{shown(member.username)}** doesn\'t have the **{code}** certification."}}'
 
 
 async def test_a_grant_is_answered_to_the_character(park: Park) -> None:

@@ -15,22 +15,26 @@ TOO_LOW = (
 )
 
 
+def shown(username: str) -> str:
+    return username.replace("_", r"\\_")
+
+
 def granted(username: str, code: str = "tot") -> str:
-    return f'{{"status":"success","discord":"Successfully granted **{username}** the **{code}** certification."}}'
+    return f'{{"status":"success","discord":"Successfully granted **{shown(username)}** the **{code}** certification."}}'
 
 
 def revoked(username: str, code: str = "tot") -> str:
-    return (
-        f'{{"status":"success","discord":"Successfully revoked **{username}**\'s **{code}** certification."}}'
-    )
+    return f'{{"status":"success","discord":"Successfully revoked **{shown(username)}**\'s **{code}** certification."}}'
 
 
 def already_held(username: str, code: str = "tot") -> str:
-    return f'{{"status":"error","discord":"**{username}** already has the **{code}** certification."}}'
+    return f'{{"status":"error","discord":"**{shown(username)}** already has the **{code}** certification."}}'
 
 
 def not_held(username: str, code: str = "tot") -> str:
-    return f'{{"status":"error","discord":"**{username}** doesn\'t have the **{code}** certification."}}'
+    return (
+        f'{{"status":"error","discord":"**{shown(username)}** doesn\'t have the **{code}** certification."}}'
+    )
 
 
 @pytest.mark.parametrize("code", CODES)

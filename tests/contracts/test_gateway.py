@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from common.text import escape_for_discord
 from tests.contracts.park import NOT_FOUND, Park, is_refused
 from tests.contracts.routes import APPLICATION, ROUTES, Route, name
 
@@ -144,7 +145,7 @@ async def test_a_body_on_a_route_without_one_is_ignored_up_to_its_limit(park: Pa
     )
     assert response.json() == {
         "status": "error",
-        "discord": f"**{person.username}** doesn't have the **tot** certification.",
+        "discord": f"**{escape_for_discord(person.username)}** doesn't have the **tot** certification.",
     }
     is_refused(
         await park.call(

@@ -9,8 +9,8 @@ import pytest
 
 from notifications.models import KINDS
 from notifications.plugins.discord import DiscordOptions
-from tests.notifications.test_texts import read
 from tests.support import ROOT
+from tests.support.discord import read
 
 FOLDER = ROOT / "docs/pictures"
 

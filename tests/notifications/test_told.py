@@ -74,7 +74,7 @@ async def twice(park: Park, events: Sequence[Event]) -> None:
         (approved(username="Ann_1"), r"**Ann\_1** was approved by Boss and is now **Student**."),
         (granted(), "**Ann** was granted **Tower operator** by Boss."),
         (granted(certification="gone"), "**Ann** was granted **gone** by Boss."),
-        (revoked(moderator="<@1>"), r"**Ann** lost **Tower operator**: revoked by \<\@1\>."),
+        (revoked(moderator="<@1>"), "**Ann** lost **Tower operator**: revoked by \\<@\u200b1\\>."),
         (shift(8, user=7), "**7** logged a long shift: 8 h at The park, points: 480."),
         (shift(23.99, user=7, place=5), "**7** logged a long shift: 23 h 59 min at 5, points: 1439."),
         (

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Wi
 from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidQuery
+from common.text import clean
 
 if TYPE_CHECKING:  # the operator's command knows the models, but needs no server
     from fastapi import Request
@@ -43,8 +44,8 @@ def _seconds(value: object) -> int:
 
 
 def _text(value: object) -> str:
-    text = str(value).strip()
-    if not 1 <= len(text) <= MAX_TEXT or not text.isprintable():
+    text = clean(str(value))
+    if text is None or not 1 <= len(text) <= MAX_TEXT:
         raise PydanticCustomError("text", "must be printable text of 1 to 100 characters")
     return text
 
@@ -63,7 +64,7 @@ Seconds = Annotated[int, BeforeValidator(_seconds), WithJsonSchema({"type": "num
 Text = Annotated[
     str, BeforeValidator(_text), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT})
 ]
-"""A name, a code, a server's id: one short line."""
+"""A name, a code, a server's id: one short line, without what cannot be seen in it."""
 
 
 class Query(BaseModel):

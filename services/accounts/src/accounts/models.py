@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from common.group import Group
 from common.query import Flag, Id, Query, Text
+from common.text import clean
 
 
 class ConnectQuery(Query):
@@ -162,8 +163,8 @@ class Sync(BaseModel):
 
 
 def _username(value: object) -> str:
-    text = str(value).strip()
-    if not 1 <= len(text) <= 50 or not text.isprintable():
+    text = clean(str(value))
+    if text is None or not 1 <= len(text) <= 50:
         raise PydanticCustomError("username", "expected 1 to 50 printable characters")
     return text
 

@@ -11,6 +11,7 @@ from certifications.service import Certifications
 from common.app import answer
 from common.errors import UserNotFound, error_responses
 from common.query import query_parameters, read_query
+from common.text import escape_for_discord
 
 router = APIRouter()
 
@@ -25,7 +26,8 @@ async def grant(request: Request) -> Response:
     """Grant a certification to a member whose rank allows it."""
     query = read_query(ChangeQuery, request)
     member = await _service(request).grant(query.certification, query.username, query.moderator)
-    text = f"Successfully granted **{member.username}** the **{query.certification}** certification."
+    name, code = escape_for_discord(member.username), escape_for_discord(query.certification)
+    text = f"Successfully granted **{name}** the **{code}** certification."
     return answer(ChangeAnswer(discord=text))
 
 
@@ -39,7 +41,8 @@ async def revoke(request: Request) -> Response:
     """Revoke a certification that a member holds."""
     query = read_query(ChangeQuery, request)
     member = await _service(request).revoke(query.certification, query.username, query.moderator)
-    text = f"Successfully revoked **{member.username}**'s **{query.certification}** certification."
+    name, code = escape_for_discord(member.username), escape_for_discord(query.certification)
+    text = f"Successfully revoked **{name}**'s **{code}** certification."
     return answer(ChangeAnswer(discord=text))
 
 

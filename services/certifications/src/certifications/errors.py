@@ -3,14 +3,20 @@
 from collections.abc import Iterable
 
 from common.errors import ServiceError
+from common.text import escape_for_discord
 
 
 class UnknownCertification(ServiceError):
     """400: the configuration has no such certification."""
 
     def __init__(self, code: str, known: Iterable[str]) -> None:
-        text = f'unknown certification "{code}", known ones: {", ".join(known)}'
-        super().__init__(400, text, discord=f"{text[0].upper()}{text[1:]}.")
+        codes = list(known)
+        shown = ", ".join(map(escape_for_discord, codes))
+        super().__init__(
+            400,
+            f'unknown certification "{code}", known ones: {", ".join(codes)}',
+            discord=f'Unknown certification "{escape_for_discord(code)}", known ones: {shown}.',
+        )
 
 
 class RankTooLow(ServiceError):
@@ -25,11 +31,13 @@ class AlreadyHeld(ServiceError):
     """400: there is nothing to grant."""
 
     def __init__(self, username: str, code: str) -> None:
-        super().__init__(400, discord=f"**{username}** already has the **{code}** certification.")
+        text = f"**{escape_for_discord(username)}** already has the **{escape_for_discord(code)}** certification."
+        super().__init__(400, discord=text)
 
 
 class NotHeld(ServiceError):
     """400: there is nothing to revoke."""
 
     def __init__(self, username: str, code: str) -> None:
-        super().__init__(400, discord=f"**{username}** doesn't have the **{code}** certification.")
+        text = f"**{escape_for_discord(username)}** doesn't have the **{escape_for_discord(code)}** certification."
+        super().__init__(400, discord=text)

@@ -1,11 +1,5 @@
-"""Texts with fields, and values that Discord shows as they are, whatever stands in them.
+"""Texts with fields, and values that Discord shows as they are, whatever stands in them."""
 
-Discord takes a backslash before any character that is no letter, digit or space as "this one as it is"; so each
-such ASCII character of a value gets one. Nothing that Discord reads otherwise (its markdown, mentions, links,
-times, emoji) is without them: https://docs.discord.com/developers/reference#message-formatting
-"""
-
-import re
 import unicodedata
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -13,6 +7,7 @@ from string import Formatter
 from urllib.parse import quote
 
 from common.errors import InvalidEvent
+from common.text import escape_for_discord, visible
 
 LONGEST_MESSAGE = 2000
 """Of Discord: https://docs.discord.com/developers/resources/webhook#execute-webhook"""
@@ -28,12 +23,6 @@ LONGEST_LINK = 500
 LINK = "url"
 """The field that is a link, and never cut."""
 
-_ACTIVE = re.compile(r"[!-/:-@\[-`{-~]")  # every ASCII character that is no letter, digit, space or control
-# Shown as nothing, or as a gap, though Unicode counts them among letters, marks and symbols.
-_BLANK = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-_NOTHING = "?"
 _FROM_RIGHT_TO_LEFT = ("R", "AL", "AN")
 _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
 
@@ -78,12 +67,7 @@ def plain(value: str) -> str:
 
     What is written from right to left turns nothing around it.
     """
-    visible = "".join(
-        " " if character.isspace() else character
-        for character in _BLANK.sub("", unicodedata.normalize("NFC", value))
-        if character.isspace() or unicodedata.category(character)[0] != "C"
-    )
-    text = _ACTIVE.sub(r"\\\g<0>", _cut(" ".join(visible.split())) or _NOTHING)
+    text = escape_for_discord(_cut(visible(unicodedata.normalize("NFC", value))))
     if any(unicodedata.bidirectional(character) in _FROM_RIGHT_TO_LEFT for character in text):
         return f"{_FIRST_STRONG_ISOLATE}{text}{_POP_DIRECTIONAL_ISOLATE}"
     return text
