@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from prometheus_client import Counter, Histogram
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
-from common.app import internal_error
+from common.app import ResponseWatch, internal_error
 from common.errors import ServiceError
 from common.logs import key_name, log_fields, request_id
 from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER
@@ -30,7 +30,8 @@ from gateway.upstreams import Answer, Outgoing, Upstreams
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("gateway.access")
 
-OWN_PAGES = frozenset({b"/healthz", b"/readyz", b"/status", b"/docs", b"/openapi.json"})
+_PROBED = frozenset({b"/healthz", b"/readyz"})
+OWN_PAGES = _PROBED | {b"/status", b"/docs", b"/openapi.json"}
 
 _process = secrets.token_hex(8)
 _requests = itertools.count(1)
@@ -41,7 +42,11 @@ _TRACEPARENT = TRACEPARENT_HEADER.encode()
 
 
 class Door:
-    """The outermost layer: the gateway's own pages go on to FastAPI, all else to the proxy."""
+    """The outermost layer: the gateway's own pages go on to FastAPI, all else to the proxy.
+
+    The probes of orchestrators are neither logged nor counted, unless they fail for a reason that nobody expected:
+    they come every few seconds, and 503 is what they are told while the gateway starts or stops.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -49,9 +54,34 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for HTTP only."""
         if scope["raw_path"] in OWN_PAGES:
-            await self._app(scope, receive, send)
+            await self._answer_page(scope, receive, send)
         else:
             await scope["app"].state.proxy(scope, receive, send)
+
+    async def _answer_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = _Record(_new_request_id(), time.perf_counter(), scope["path"])
+        if scope["method"] in ("GET", "HEAD"):
+            record.method = scope["method"]
+        request_id.set(record.request)
+        key_name.set(None)
+
+        async def send_with_request_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (_REQUEST_ID, record.request.encode())]
+            await send(message)
+
+        watch = ResponseWatch(send_with_request_id)
+        try:
+            await self._app(scope, receive, watch)
+        except Exception:
+            await watch.answer_failure(scope, receive, record.request)
+        finally:
+            if watch.status == 500 or scope["raw_path"] not in _PROBED:
+                record.tell(watch.status)
+
+
+def _new_request_id() -> str:
+    return f"{_process}-{next(_requests):x}"
 
 
 class Proxy:
@@ -74,7 +104,7 @@ class Proxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, for HTTP only."""
-        record = _Record(f"{_process}-{next(_requests):x}", time.perf_counter())
+        record = _Record(_new_request_id(), time.perf_counter())
         request_id.set(record.request)
         key_name.set(None)
         if self._tracer is not None:

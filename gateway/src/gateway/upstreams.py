@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message
 
 from common import metrics
 from common.breaker import Breaker
-from common.errors import Unavailable
+from common.errors import BrokenOff, Unavailable
 from common.peers import TOKEN_HEADER, Apps, addresses
 from common.server import DRAIN_SECONDS
 from gateway.client import Busy, Client, Lost, NotConnected
@@ -140,7 +140,7 @@ class _LocalService:
         self._is_watched = False
 
     async def call(self, request: Outgoing) -> Answer:
-        """The app's answer. Raises TimeoutError, up to `_LOOK_SECONDS` late, and Unavailable."""
+        """The app's answer. Raises TimeoutError, up to `_LOOK_SECONDS` late, Unavailable and UpstreamLost."""
         if len(self._due) >= MOST_UNDER_WAY:
             raise Unavailable(self._name)
         task = asyncio.current_task()
@@ -150,6 +150,9 @@ class _LocalService:
             self._look()
         try:
             return await _call_app(self._app, request)
+        except BrokenOff:
+            _failures(self._name, "lost").inc()
+            raise UpstreamLost(self._name) from None
         except asyncio.CancelledError:
             if task in self._late and task.uncancel() == 0:
                 raise TimeoutError from None

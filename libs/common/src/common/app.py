@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common import metrics
 from common.bus import Bus
 from common.consumer import Consumer, Handler
-from common.errors import ServiceError, Unavailable
+from common.errors import BrokenOff, ServiceError, Unavailable
 from common.events import Event, new_id
 from common.group import Group, load_group
 from common.logs import key_name, request_id
@@ -171,6 +171,7 @@ def bare_app(
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(PyMongoError, _on_mongo_error)
+    app.add_exception_handler(Exception, _on_unexpected_error)
     return app
 
 
@@ -222,6 +223,40 @@ def add_health_routes(app: FastAPI) -> None:
     app.add_route("/readyz", readyz)
 
 
+class ResponseWatch:
+    """Passes on what an app sends, notes how far its response is, and answers for an app that fails.
+
+    Usable as the app's `send`. `status` is 500 until a response starts.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._has_started = False
+        self._is_complete = False
+        self.status = 500
+
+    async def __call__(self, message: Message) -> None:
+        """ASGI's `send`."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._has_started = True
+        else:
+            self._is_complete = not message.get("more_body", False)
+        await self._send(message)
+
+    async def answer_failure(self, scope: Scope, receive: Receive, request: str) -> None:
+        """Log the exception being handled, and answer 500 with the request id where nothing was sent yet.
+
+        Raises BrokenOff in the middle of a response: nothing may follow what was sent, and the caller must not
+        take it for the whole.
+        """
+        logger.exception("unexpected error")
+        if not self._has_started:
+            await internal_error(request)(scope, receive, self)
+        elif not self._is_complete:
+            raise BrokenOff
+
+
 class Boundary:
     """The outermost layer of a service: who calls, under which request id, in which trace, and how it went.
 
@@ -262,32 +297,23 @@ class Boundary:
         if self._tracer is not None and _TRACEPARENT in headers:
             span = self._tracer.start_request(headers[_TRACEPARENT].decode("latin-1"))
         started = time.perf_counter()
-        status = 500
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        watch = ResponseWatch(send)
         endpoint = self._endpoints.get((method, path))
         try:
             if endpoint is None:
-                await self._app(scope, receive, note_status)
+                await self._app(scope, receive, watch)
             else:
                 response = await _respond(endpoint, Request(scope, receive))
-                status = response.status_code
-                await response(scope, receive, send)
+                await response(scope, receive, watch)
         except Exception:
-            logger.exception("unexpected error")
-            await internal_error(request)(scope, receive, send)
+            await watch.answer_failure(scope, receive, request)
         finally:
             route = path if endpoint else getattr(scope.get("route"), "path", "other")
-            count, duration = _metrics_of(self._name, method, route, status)
+            count, duration = _metrics_of(self._name, method, route, watch.status)
             count.inc()
             duration.observe(time.perf_counter() - started)
             if span is not None:
-                span.end(method, route, status)
+                span.end(method, route, watch.status)
 
 
 async def _respond(endpoint: Endpoint, request: Request) -> Response:
@@ -310,6 +336,11 @@ def _metrics_of(service: str, method: str, route: str, status: int) -> tuple[Cou
 def internal_error(request: str) -> Response:
     """500: the request id leads to the log line that tells more."""
     return JSONResponse({"status": "error", "message": "internal error", "request_id": request}, 500)
+
+
+async def _on_unexpected_error(_: Request, __: Exception) -> Response:
+    # FastAPI raises the exception again behind this answer, and the door logs it.
+    return internal_error(request_id.get() or "")
 
 
 async def _on_service_error(_: Request, error: Exception) -> Response:

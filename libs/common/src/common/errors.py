@@ -114,6 +114,10 @@ def error_responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, An
     }
 
 
+class BrokenOff(Exception):
+    """A service failed in the middle of its response, and logged why. The server closes the connection."""
+
+
 class InvalidEvent(Exception):
     """An event that can never be handled, however often it is delivered."""
 

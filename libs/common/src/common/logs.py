@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import orjson
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from common.errors import BrokenOff
 from common.tracing import trace_id, traceparent
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -37,12 +38,18 @@ def _add_request(record: logging.LogRecord) -> bool:
     return True
 
 
+def _is_not_logged_yet(record: logging.LogRecord) -> bool:
+    """uvicorn logs every exception that it closes a connection for; the app logged the cause of a BrokenOff."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BrokenOff))
+
+
 def configure_logging(service: str, level: str) -> None:
     """Send every log line of this process to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(service))
     handler.addFilter(_add_request)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("uvicorn.error").addFilter(_is_not_logged_yet)
     for name in ("httpx", "httpcore", "nats", "pymongo", "uvicorn.access"):
         # These name whole URLs or queries, which may hold what must stay private.
         logging.getLogger(name).setLevel(logging.WARNING)

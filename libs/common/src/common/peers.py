@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp
 
-from common.errors import ServiceError, Unavailable
+from common.errors import BrokenOff, ServiceError, Unavailable
 from common.logs import key_name, request_id
 from common.tracing import TRACEPARENT_HEADER, traceparent
 
@@ -24,6 +24,8 @@ REQUEST_ID_HEADER = "x-request-id"
 
 LONGEST_IDLE_SECONDS = 2.0
 """How long a connection is kept for the next request: less than the other end waits, also when it stops."""
+
+_TRY_ANOTHER = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, BrokenOff)
 
 Apps = dict[str, ASGIApp]
 """The services of this process by name; empty when each runs in a process of its own."""
@@ -37,7 +39,7 @@ class Peer:
         self._urls = [httpx.URL(url.strip().rstrip("/")) for url in urls.split(",")]
         self._is_here = name in apps
         self._turn = itertools.count()
-        transport = httpx.ASGITransport(apps[name], raise_app_exceptions=False) if self._is_here else None
+        transport = httpx.ASGITransport(apps[name]) if self._is_here else None
         limits = httpx.Limits(max_connections=100, keepalive_expiry=LONGEST_IDLE_SECONDS)
         self._client = httpx.AsyncClient(
             transport=transport, headers={TOKEN_HEADER: token}, limits=limits, trust_env=False
@@ -74,7 +76,7 @@ class Peer:
         try:
             async with asyncio.timeout(seconds):  # httpx does not limit a call within the process
                 for named, url in await self._replicas():
-                    with suppress(httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout):
+                    with suppress(*_TRY_ANOTHER):
                         answer = await self._client.request(
                             method,
                             url.copy_with(path=path),
