@@ -5,19 +5,21 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from applications.plugins import pastebin
+from applications.plugins import Published, pastebin
 from applications.plugins.pastebin import Pastebin
 from applications.repository import COLLECTIONS, Repository
 from common.errors import ConfigurationError
+from common.events import ApplicationSubmitted, parse_event
 from common.group import load_group
 from common.mongo import TIMEOUT_SECONDS, Database, migrate
 from common.plugins import Finding, load
-from tests.applications.builders import database, park
+from tests.applications.builders import PUBLIC_URL, Park, database, park
 from tests.standins import Fault, Forged
 from tests.standins.pastebin import KEY
 from tests.standins.pastebin import Pastebin as Standin
@@ -34,11 +36,13 @@ class Kept:
     database: Database
 
     async def publish(self) -> bool:
-        """Publish a text, which must be readable where the URL says; answers whether that is at Pastebin."""
+        """Publish a text, which must be readable here and where the URL says; answers whether that is at Pastebin."""
         text = f"Application {unique_id()}: I'd <b>smile</b> & wave \N{WAVING HAND SIGN}\n"
-        url = await self.plugin.publish(text)
-        if url.startswith("applications/"):
-            assert await Repository(self.database).text(url.removeprefix("applications/")) == text
+        published = await self.plugin.publish(text)
+        url, copy = published if isinstance(published, Published) else (published, published)
+        assert copy is not None
+        assert await Repository(self.database).text(copy.removeprefix("applications/")) == text
+        if url == copy:
             return False
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             assert (await client.get(url)).text.startswith(text)
@@ -85,7 +89,9 @@ async def test_a_text_becomes_an_unlisted_paste_that_says_what_it_is_unfit_for(k
 
 
 async def test_the_url_shows_the_bare_text(kept: Kept) -> None:
-    url = await kept.plugin.publish("text")
+    published = await kept.plugin.publish("text")
+    assert isinstance(published, Published)
+    url = published.url
     assert re.fullmatch(re.escape(kept.standin.url) + "/raw/[0-9a-f]{8}", url)
 
 
@@ -193,6 +199,71 @@ async def test_a_url_that_is_not_one_of_its_pastes_is_not_believed(kept: Kept, u
     assert not await kept.publish()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{own}/Abc12345",
+        "{own}/Abc12345\n",
+        "\r\n {own}/Abc12345 \r\n",
+        "\ufeff{own}/Abc12345",
+        "\ufeff\n{own}/Abc12345",
+        "{own}/Abc12345/",
+        "https://{host}/Abc12345",
+        "HTTP://{host}/Abc12345",
+    ],
+    ids=ascii,
+)
+async def test_the_url_of_a_paste_is_known_however_it_is_written(kept: Kept, text: str) -> None:
+    answer = text.format(own=kept.standin.url, host=kept.standin.url.partition("://")[2])
+    kept.standin.faults.next(Forged(200, answer.encode()))
+    published = await kept.plugin.publish("text")
+    assert isinstance(published, Published)
+    assert published.url == f"{kept.standin.url}/raw/Abc12345"
+
+
+@pytest.mark.parametrize("text", ["\ufeffPost limit, maximum pastes per 24h reached\n", "post limit"])
+async def test_its_daily_limit_is_known_however_it_is_written(kept: Kept, text: str) -> None:
+    kept.standin.faults.next(Forged(422, text.encode()))
+    for _ in range(2):
+        assert not await kept.publish()
+    assert len(kept.standin.requests) == 1
+
+
+async def test_a_text_that_pastebin_hides_is_read_here_until_it_expires(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with park_at_pastebin(servers, monkeypatch, tmp_path) as (here, standin):
+        user = unique_id()
+        url = (await here.upload(user)).json()["url"]
+        assert url.startswith(f"{standin.url}/raw/")
+        standin.pastes.clear()
+        (record,) = await here.records(user)
+        (event,) = [
+            parse_event(ApplicationSubmitted, one) for one in await here.events(user, "application_submitted")
+        ]
+        assert isinstance(event, ApplicationSubmitted)
+        assert (record["url"], event.url) == (url, url)
+        assert event.copy_url == record["copy_url"]
+        assert "I like trains." in (await here.read(record["copy_url"])).text
+        token = record["copy_url"].removeprefix(f"{PUBLIC_URL}/applications/")
+        (document,) = await here.database["documents"].find({"_id": token}).to_list()
+        assert document["expires_at"] - record["submitted_at"] < timedelta(days=30, minutes=1)
+
+
+async def test_while_pastebin_hides_nothing_a_text_is_kept_here_once(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with park_at_pastebin(servers, monkeypatch, tmp_path) as (here, standin):
+        user = unique_id()
+        standin.faults.always(Fault.AWAY)
+        await here.upload(user, q1=f"Application {user}")
+        (record,) = await here.records(user)
+        assert "copy_url" not in record
+        assert (
+            await here.database["documents"].count_documents({"text": {"$regex": f"Application {user}"}}) == 1
+        )
+
+
 async def test_a_slow_answer_is_waited_for(kept: Kept) -> None:
     kept.standin.faults.next(Fault.SLOW)
     assert await kept.publish()
@@ -222,24 +293,33 @@ async def test_a_wrong_key_is_told_in_the_log_and_neither_it_nor_a_text_is_shown
 # ------------------------------------------------------------------------------- the service, and doctor
 
 
-async def test_an_upload_answers_the_url_at_pastebin_or_else_one_of_this_callboard(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def park_at_pastebin(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> AsyncIterator[tuple[Park, Standin]]:
+    """The service, which keeps texts at Pastebin."""
     monkeypatch.setattr("applications.plugins.pastebin._SECONDS", 30.0)
     monkeypatch.setenv("CALLBOARD_PASTEBIN_KEY", KEY)
-    config = tmp_path / "callboard.toml"
+    config = folder / "callboard.toml"
     async with pastebin_standin() as standin:
         text = (ROOT / "callboard.toml").read_text("utf-8")
         changed = text.replace('documents = "store"', 'documents = "pastebin"')
         config.write_text(f'{changed}\n[plugins.options.pastebin]\nurl = "{standin.url}"\n', "utf-8")
         async with park(servers, config=config) as here:
-            user = unique_id()
-            there = (await here.upload(user)).json()["url"]
-            assert there.startswith(f"{standin.url}/raw/")
-            standin.most = 0
-            other = (await here.upload(user)).json()["url"]
-            assert "I like trains." in (await here.read(other)).text
-            assert {record["url"] for record in await here.records(user)} == {there, other}
+            yield here, standin
+
+
+async def test_an_upload_answers_the_url_at_pastebin_or_else_one_of_this_callboard(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with park_at_pastebin(servers, monkeypatch, tmp_path) as (here, standin):
+        user = unique_id()
+        there = (await here.upload(user)).json()["url"]
+        assert there.startswith(f"{standin.url}/raw/")
+        standin.most = 0
+        other = (await here.upload(user)).json()["url"]
+        assert "I like trains." in (await here.read(other)).text
+        assert {record["url"] for record in await here.records(user)} == {there, other}
 
 
 async def findings(kept: Kept) -> list[Finding]:

@@ -97,6 +97,17 @@ async def test_what_happens_is_told_once_though_it_arrives_twice(
         assert post == {"content": line, "allowed_mentions": {"parse": []}}
 
 
+@pytest.mark.parametrize("copy_url", [None, "https://park.example/applications/copy"])
+async def test_a_text_may_show_where_an_application_is_kept_here(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, copy_url: str | None
+) -> None:
+    url = "https://pastebin.com/raw/Abc12345"
+    options = {"application_submitted": "{id}: {url} (if it is hidden: {copy_url})"}
+    async with notifying(servers, monkeypatch, options=options) as park:
+        await twice(park, [submitted(user=7, url=url, copy_url=copy_url)])
+        assert park.lines == [f"7: <{url}> (if it is hidden: <{copy_url or url}>)"]
+
+
 async def test_an_event_that_is_twice_in_one_batch_is_told_once(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 https://pastebin.com/doc_api
 """
 
+import random
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -28,10 +29,15 @@ class Paste:
 
 
 class Pastebin(Standin):
-    """The pastes by their keys; `most` may be made. An error is answered with `error_status`."""
+    """The pastes by their keys; `most` may be made. An error is answered with `error_status`.
 
-    def __init__(self) -> None:
+    Its documents call an answer a text and a paste's URL a URL: around them, blanks and a byte order mark come and
+    go, and so does the "s" of "https".
+    """
+
+    def __init__(self, seed: int = 0) -> None:
         super().__init__()
+        self._random = random.Random(seed)  # noqa: S311 - oddities are no secrets
         self.key = KEY
         self.most = 10_000
         self.error_status = 422
@@ -50,7 +56,7 @@ class Pastebin(Standin):
         form = await request.post()
         problem = self._problem({name: str(value) for name, value in form.items()})
         if problem:
-            return web.Response(status=self.error_status, text=problem)
+            return web.Response(status=self.error_status, text=self._oddly(problem))
         key = secrets.token_hex(4)
         self.pastes[key] = Paste(
             str(form["api_paste_code"]),
@@ -58,7 +64,12 @@ class Pastebin(Standin):
             str(form["api_paste_private"]),
             str(form["api_paste_expire_date"]),
         )
-        return web.Response(text=f"{self.url}/{key}")
+        scheme = self._random.choice(("http", "https", "HTTPS"))
+        return web.Response(text=self._oddly(f"{scheme}://{self.url.partition('://')[2]}/{key}"))
+
+    def _oddly(self, text: str) -> str:
+        before = self._random.choice(("", "\ufeff", "\n"))
+        return before + text + self._random.choice(("", " ", "\n", "\r\n"))
 
     def _problem(self, form: dict[str, str]) -> str:
         option = form.get("api_option")

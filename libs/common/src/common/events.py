@@ -73,13 +73,17 @@ class CertificationRevoked(Event):
 
 
 class ApplicationSubmitted(Event):
-    """An application was uploaded and can be read at `url`; its text is in no event."""
+    """An application was uploaded and can be read at `url`; its text is in no event.
+
+    `copy_url` is where this Callboard shows it as well, when `url` is elsewhere.
+    """
 
     SUBJECT: ClassVar[str] = "callboard.applications.application_submitted.v1"
 
     application: str
     user: int
     url: str
+    copy_url: str | None = None
 
 
 class ApplicationApproved(Event):

@@ -84,6 +84,8 @@ class Refusal(BaseModel):
 class Record(BaseModel):
     """The document of one application or approval; it stays when the text has expired.
 
+    `copy_url` is where this Callboard shows the text as well, when `url` is elsewhere.
+
     One that began with an approval was never submitted, and has neither `submitted_at` nor `url`. While it is
     `approving`, whoever holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone
     may take it over. Where the rank was refused, an application is `submitted` again, with the last `refusal`; older
@@ -97,6 +99,7 @@ class Record(BaseModel):
     status: Literal["submitted", "approving", "approved", "failed"]
     submitted_at: datetime | None = None
     url: str | None = None
+    copy_url: str | None = None
     moderator: str | None = None
     claimed_by: str | None = None
     claimed_until: datetime | None = None

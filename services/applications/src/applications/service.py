@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 from applications.errors import AlreadyRanked, ApplicationNotFound, NotRanked
 from applications.models import Answers, Member, Record
-from applications.plugins import Documents
+from applications.plugins import Documents, Published
 from applications.repository import Repository
 from common.errors import InvalidQuery, ServiceError, Unavailable
 from common.events import ApplicationApproved, ApplicationSubmitted, new_id
@@ -54,9 +54,14 @@ class Applications:
             if len(text) > longest:
                 raise InvalidQuery(f"{question} must be at most {longest} characters")
         now = datetime.now(UTC)
-        url = urljoin(self._public_url, await self._documents.publish(self._page(user, answers, now)))
-        record = Record(id=new_id(), user=user, status="submitted", submitted_at=now, url=url)
-        event = ApplicationSubmitted(application=record.id, user=user, url=url)
+        published = await self._documents.publish(self._page(user, answers, now))
+        path, copy = published if isinstance(published, Published) else (published, None)
+        url = urljoin(self._public_url, path)
+        copy_url = copy and urljoin(self._public_url, copy)
+        record = Record(
+            id=new_id(), user=user, status="submitted", submitted_at=now, url=url, copy_url=copy_url
+        )
+        event = ApplicationSubmitted(application=record.id, user=user, url=url, copy_url=copy_url)
 
         async def work(session: Session) -> None:
             await self._repository.add(session, record)

@@ -7,7 +7,7 @@ from datetime import datetime
 _SHIFT = ("username", "id", "place", "place_id", "duration", "credited", "points")
 
 KINDS: Mapping[str, tuple[str, ...]] = {
-    "application_submitted": ("username", "id", "url"),
+    "application_submitted": ("username", "id", "url", "copy_url"),
     "application_approved": ("username", "id", "rank", "moderator"),
     "certification_granted": ("username", "id", "certification", "code", "moderator"),
     "certification_revoked": ("username", "id", "certification", "code", "moderator"),

@@ -116,7 +116,7 @@ def news_of(event: Event, group: Group) -> Iterator[News]:
     """What people may want to know of an event; nothing of most shifts."""
     match event:
         case ApplicationSubmitted():
-            fields = {"id": str(event.user), "url": event.url}
+            fields = {"id": str(event.user), "url": event.url, "copy_url": event.copy_url or event.url}
             yield News(event.id, "application_submitted", event.occurred_at, fields)
         case ApplicationApproved():
             fields = {

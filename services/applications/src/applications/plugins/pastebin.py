@@ -1,4 +1,4 @@
-"""The plugin that keeps texts at Pastebin, as unlisted pastes.
+"""The plugin that keeps texts at Pastebin, as unlisted pastes, and a copy of each here: Pastebin hides some later.
 
 Its API: https://pastebin.com/doc_api. Whatever the status, what it answers is a text: the URL, or why not.
 """
@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from applications.plugins import Published
 from applications.plugins.store import Store
 from common.errors import Unavailable
 from common.plugins import Finding, PluginContext
@@ -26,8 +27,8 @@ _LIMIT_PAUSE_SECONDS = 3600.0
 # The days that each of its steps lasts, a month counted as 30.
 _STEPS = {1: "1D", 7: "1W", 14: "2W", 30: "1M", 180: "6M", 365: "1Y"}
 
-_REFUSAL = "Bad API request"
-_LIMIT = "Post limit"
+_REFUSAL = "bad api request"
+_LIMIT = "post limit"
 _WRONG_KEY = "invalid api_dev_key"
 _NOTE = (
     "\nThis text is kept by Pastebin: whoever has its URL can read it. It is no place for personal data.\n"
@@ -43,10 +44,12 @@ class PastebinOptions(BaseModel):
 
 
 class Pastebin(AbstractAsyncContextManager["Pastebin"]):
-    """Texts at Pastebin; those that it does not take now are kept as `store` keeps them."""
+    """Texts at Pastebin, and a copy of each as `store` keeps it; what Pastebin does not take is kept here alone."""
 
     def __init__(self, context: PluginContext) -> None:
         self._url = context.options(PastebinOptions).url.rstrip("/")
+        host = re.escape(self._url.partition("://")[2])
+        self._paste_url = re.compile(rf"(?i:https?://{host})/([A-Za-z0-9]{{1,32}})/?")
         self._key = context.secret("pastebin_key")
         keep_days = context.group.applications.keep_days
         self._expires = max((days, step) for days, step in _STEPS.items() if days <= keep_days)[1]
@@ -58,11 +61,12 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
     async def __aexit__(self, *_: object) -> None:
         await self._provider.close()
 
-    async def publish(self, text: str) -> str:
-        """Make a paste, and answer the URL of its bare text; or keep the text here."""
+    async def publish(self, text: str) -> str | Published:
+        """Keep the text here, and make a paste of it whose bare text is what the URL shows."""
+        copy = await self._store.publish(text)
         if time.monotonic() >= self._paused_until and (url := await self._paste(text)):
-            return url
-        return await self._store.publish(text)
+            return Published(url, copy)
+        return copy
 
     async def examine(self) -> AsyncIterator[Finding]:
         """Whether Pastebin answers and knows the key: asked for the account of a user key that nobody has."""
@@ -72,10 +76,10 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
             mend = "Let this machine reach it (firewall, HTTPS_PROXY). Applications are kept here meanwhile."
             yield Finding(False, "Pastebin does not answer.", mend)
             return
-        if _WRONG_KEY in said:
+        if _WRONG_KEY in said.lower():
             mend = f"Copy your developer key from {self._url}/doc_api into CALLBOARD_PASTEBIN_KEY."
             yield Finding(False, "Pastebin does not know the key.", mend)
-        elif said.startswith(_REFUSAL) and "api_user_key" in said:
+        elif said.lower().startswith(_REFUSAL) and "api_user_key" in said:
             yield Finding(True, "Pastebin answers, and has nothing against the key.")
         else:
             mend = (
@@ -104,12 +108,12 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
         except Unavailable:
             logger.warning("Pastebin is away: an application is kept here")
             return None
-        if found := re.fullmatch(re.escape(self._url) + r"/([A-Za-z0-9]{1,32})", said):
+        if found := self._paste_url.fullmatch(said):
             return f"{self._url}/raw/{found[1]}"
-        if said.startswith(_LIMIT):
+        if said.lower().startswith(_LIMIT):
             self._paused_until = time.monotonic() + _LIMIT_PAUSE_SECONDS
             logger.warning("Pastebin takes no more today: applications are kept here for the next hour")
-        elif _WRONG_KEY in said:
+        elif _WRONG_KEY in said.lower():
             logger.error("Pastebin does not know the key CALLBOARD_PASTEBIN_KEY: an application is kept here")
         else:
             logger.warning("Pastebin made no paste, an application is kept here; it said: %s", _shown(said))
@@ -124,11 +128,11 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
             attempts=1,  # another would make another paste, should the first have been made
             data={"api_dev_key": self._key.get_secret_value(), **form},
         )
-        return answer.body.decode("utf-8", "replace").strip()
+        return answer.body.decode("utf-8", "replace").strip("\ufeff \t\r\n")
 
 
 def _shown(text: str) -> str:
     """An error of Pastebin's, made fit to be shown; other texts may hold anything."""
-    if not text.startswith((_REFUSAL, _LIMIT)):
-        return "(no error that its documents tell of)"
+    if not text.lower().startswith((_REFUSAL, _LIMIT)):
+        return "(neither the URL of a paste nor an error that its documents tell of)"
     return fit_to_show(text)

@@ -20,8 +20,8 @@ LONGEST_SHOWN = 2 * LONGEST_VALUE + 2
 
 LONGEST_LINK = 500
 
-LINK = "url"
-"""The field that is a link, and never cut."""
+LINKS = ("url", "copy_url")
+"""The fields that are links, and never cut."""
 
 _FROM_RIGHT_TO_LEFT = ("R", "AL", "AN")
 _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
@@ -48,7 +48,7 @@ def check_text(text: str, fields: Collection[str]) -> None:
                 raise ValueError(f"unknown field {{{field}}}; there are: {known}")
             if ticks % 2:
                 raise ValueError(f"{{{field}}} stands in code (`), where a value is not shown as it is")
-            longest += LONGEST_LINK if field == LINK else LONGEST_SHOWN
+            longest += LONGEST_LINK if field in LINKS else LONGEST_SHOWN
     if longest > LONGEST_MESSAGE:
         raise ValueError(
             f"too long: with its fields, it could take {longest} of {LONGEST_MESSAGE} characters"
@@ -58,7 +58,7 @@ def check_text(text: str, fields: Collection[str]) -> None:
 def render(text: str, fields: Mapping[str, str]) -> str:
     """A text that was checked, with its fields' values. Raises InvalidEvent for a link that cannot be one."""
     return text.format_map(
-        {name: link(value) if name == LINK else plain(value) for name, value in fields.items()}
+        {name: link(value) if name in LINKS else plain(value) for name, value in fields.items()}
     )
 
 
