@@ -3,9 +3,7 @@
 import asyncio
 import json
 import re
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,13 +15,13 @@ from callboard import doctor
 from callboard.access import open_database
 from callboard.databases import DATABASES, collections_of, migrate_all, migrate_database
 from callboard.doctor import SERVICE_OF_POINT, examine, verdict
-from callboard.servers import Server, listens, nats_server
 from common.plugins import PLUGIN_POINTS, Finding
 from common.settings import Settings
 from tests.cli.machine import CALLBOARD, run
 from tests.gateway.builders import changed_config, served
 from tests.standins.roblox import KEY, Roblox, roblox
-from tests.support import ROOT, Servers, settings, unique_id, wait_until
+from tests.support import ROOT, Servers, settings, unique_id
+from tests.support.nats_servers import nats_with
 
 PLUGIN = """
 import asyncio
@@ -156,25 +154,6 @@ async def test_what_does_not_answer_is_wrong_and_the_rest_is_looked_at(servers: 
     assert "a-password" not in str(lines)
 
 
-@contextmanager
-def nats_with(folder: Path, changes: Mapping[str, str]) -> Iterator[Server]:
-    """A NATS of its own, with parts of its configuration replaced."""
-    server = nats_server(folder)
-    config = folder / "nats" / "nats.conf"
-    text = config.read_text("utf-8")
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new)
-    config.write_text(text, "utf-8")
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(server.command, stdout=log, stderr=log, process_group=0)
-    try:
-        yield server
-    finally:
-        process.kill()
-        process.wait()
-
-
 NO_JETSTREAM = {"jetstream {": "# jetstream {"}
 NO_QUESTIONS = {
     "{ user": '{ users: [{ permissions: { publish: { deny: "$JS.API.INFO" } }, user',
@@ -197,9 +176,8 @@ NO_LEADER = {
 async def test_a_nats_that_keeps_no_events_is_told_from_one_that_does_not_say(
     changes: Mapping[str, str], what: str, environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with nats_with(tmp_path, changes) as server:
+    async with nats_with(tmp_path, changes) as server:
         environment.setenv("CALLBOARD_NATS_URL", server.url)
-        await wait_until(lambda: listens(server.port))
         lines = await told()
     assert any(line.startswith("NATS 2.") for line in only(lines, "right"))
     assert [line for line in only(lines, "wrong") if line.startswith("NATS")] == [what]

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import nats
 import pytest
@@ -18,12 +18,13 @@ from pymongo.errors import ConnectionFailure
 
 from common.app import Chassis, create_app
 from common.bus import STREAM
-from common.consumer import FAILURES_TO_DEAD_LETTER, Handler
+from common.consumer import FAILURES_TO_DEAD_LETTER, Handler, _put_off_seconds
 from common.dead_letters import DEAD_LETTERS
-from common.events import ApplicationSubmitted, Event, RankChanged
+from common.events import ApplicationSubmitted, Event, RankChanged, new_id
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
+from tests.common.test_bus import connected
 from tests.support import Servers, settings, unique_id, wait_until
 
 
@@ -135,7 +136,10 @@ async def test_what_a_crash_left_in_the_outbox_is_published_by_the_next_start(se
         await wait_until(lambda: user in listener.users())
 
 
-async def test_a_replica_leaves_what_it_does_not_know_to_those_of_a_newer_version(servers: Servers) -> None:
+async def test_a_replica_leaves_what_it_does_not_know_to_those_of_a_newer_version(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.consumer._LONGEST_LEFT_TO_OTHERS_SECONDS", 1.0)
     name = next(NAMES)
     newer: Mapping[type[Event], Handler] = {**HANDLERS, ApplicationSubmitted: Listener.hear}
     client = await nats.connect(servers.nats_url)
@@ -157,6 +161,59 @@ async def test_a_replica_leaves_what_it_does_not_know_to_those_of_a_newer_versio
             new.gate.set()
             await wait_until(lambda: {event.id for event in events} <= {event.id for event in new.heard}, 60)
         assert all(isinstance(event, RankChanged) for event in old.heard)
+
+
+class Newer(Event):
+    """An event that only a newer version knows."""
+
+    SUBJECT: ClassVar[str] = "callboard.test.something_newer.v1"
+
+    user: int = 1
+
+
+NEWER: Mapping[type[Event], Handler] = {**HANDLERS, Newer: Listener.hear}
+
+
+async def test_a_replica_of_an_older_version_that_starts_last_takes_no_event_from_the_newer_one(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.consumer._LONGEST_LEFT_TO_OTHERS_SECONDS", 0.1)
+    name, user = next(NAMES), unique_id()
+    async with listening(servers, name, NEWER) as new:
+        await new.tell(changed(user))
+        await wait_until(lambda: user in new.users())
+        async with listening(servers, name) as old:
+            new.is_held = True  # so that the other takes part
+            users = [unique_id() for _ in range(600)]
+            await new.tell(*map(changed, users))
+            await wait_until(lambda: bool(old.heard), 60)
+            new.is_held = False
+            new.gate.set()
+            events = [Newer() for _ in range(20)]
+            await new.tell(*events)
+            await wait_until(lambda: {event.id for event in events} <= {event.id for event in new.heard}, 60)
+
+
+async def test_what_nobody_handles_after_going_back_to_an_older_version_holds_up_nothing(
+    servers: Servers,
+) -> None:
+    name, first, last = next(NAMES), unique_id(), unique_id()
+    async with listening(servers, name, NEWER) as new:
+        await new.tell(changed(first))
+        await wait_until(lambda: first in new.users())
+    async with connected(servers) as bus, listening(servers, name) as old:
+        for _ in range(36):  # more than NATS, by itself or as it once was told to, leaves unacknowledged
+            events = [(new_id(), Newer.SUBJECT, Newer().model_dump_json().encode(), None) for _ in range(250)]
+            assert await bus.publish_all(events) == [None] * 250
+        await old.tell(changed(last))
+        await wait_until(lambda: last in old.users(), 120)
+
+
+def test_what_no_handler_takes_is_put_off_for_a_second_first_and_for_an_hour_in_the_end() -> None:
+    seconds = [_put_off_seconds(deliveries) for deliveries in range(1, 10_000)]
+    assert seconds[:7] == [1, 1, 1, 1, 1, 2, 4]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] == 3600
 
 
 async def test_many_events_come_in_few_batches(servers: Servers) -> None:

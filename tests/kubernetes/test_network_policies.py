@@ -100,7 +100,7 @@ def test_the_servers_are_reached_by_those_who_use_them() -> None:
     for name in LABELS:
         servers = namespaces("Egress", name) - {("kube-system", 53)}
         # Every service has the chassis, and with it a connection to NATS; the gateway has neither.
-        uses_nats = name in (*SERVICES, "ops")
+        uses_nats = name in (*SERVICES, "ops", "migrate")
         assert servers == {("mongodb", 27017)} | ({("nats", 4222)} if uses_nats else set()), name
     assert not uses("gateway", "common.bus")
 

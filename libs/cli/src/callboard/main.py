@@ -310,11 +310,15 @@ def plugins(
 
 @app.command()
 def migrate(data_dir: DataDir = None) -> None:
-    """Bring the databases of all services up to date."""
+    """Bring the databases of all services, and what their consumers ask NATS for, up to date."""
+    from callboard.consumers import set_filters
     from callboard.databases import migrate_all
 
-    run(migrate_all(settings(data_dir)))
+    system = settings(data_dir)
+    run(migrate_all(system))
     told.print("The databases are up to date.")
+    if left_alone := run(set_filters(system)):
+        told.print(left_alone, markup=False, soft_wrap=True)
 
 
 @app.command()

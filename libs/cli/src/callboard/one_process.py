@@ -47,7 +47,7 @@ def create(settings: GatewaySettings, data_dir: Path) -> FastAPI:
     async def run_all(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(shared_client(settings, "callboard"))
-            await prepare(settings, data_dir)
+            await prepare(read_settings(Settings), data_dir)
             for service in services:
                 await stack.enter_async_context(service.router.lifespan_context(service))
             await stack.enter_async_context(run_gateway(app))

@@ -1,6 +1,7 @@
 """What must be done before the services start: `python -m callboard.prepare DATA_DIR`."""
 
 import asyncio
+import logging
 import sys
 from datetime import timedelta
 from hashlib import sha256
@@ -9,6 +10,7 @@ from pathlib import Path
 import pymongo
 from pymongo.errors import PyMongoError
 
+from callboard.consumers import set_filters
 from callboard.databases import migrate_all
 from callboard.errors import CommandError, in_short
 from callboard.files import write_private
@@ -22,14 +24,18 @@ from common.text_files import read_text
 from gateway.keys import create_key, list_keys, rotate_key
 from gateway.models import KeyScope
 
+logger = logging.getLogger(__name__)
+
 FIRST_KEYS: tuple[KeyScope, ...] = ("roblox", "discord", "operator")
 KEYS_FILE = "keys.env"
 _UNFINISHED = "keys.env.unfinished"
 _MAKER = "callboard up"
 
 
-async def prepare(settings: ProcessSettings, data_dir: Path) -> None:
+async def prepare(settings: Settings, data_dir: Path) -> None:
     """Make MongoDB ready, migrate every database and, at the first start, make one key for each scope.
+
+    What consumers ask NATS for is brought up to date too, where NATS answers.
 
     Safe to repeat. Raises CommandError and ConfigurationError.
     """
@@ -40,6 +46,8 @@ async def prepare(settings: ProcessSettings, data_dir: Path) -> None:
     else:
         await _check(settings)
     await migrate_all(settings)
+    if left_alone := await set_filters(settings):
+        logger.info(left_alone)
     await _make_first_keys(settings, data_dir)
 
 

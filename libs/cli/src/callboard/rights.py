@@ -34,8 +34,15 @@ def mongodb_ops_roles() -> list[dict[str, str]]:
 def nats_subjects(user: str) -> Sequence[str]:
     """What a service, or OPS, may publish. It may subscribe to `_INBOX.>`, where answers come."""
     if user == OPS:
-        # Dead letters of any service are sent again, a restore deletes the stream, and doctor asks for JetStream.
-        about = (f"STREAM.*.{STREAM}", f"CONSUMER.LIST.{STREAM}", "INFO")
+        # Dead letters of any service are sent again, a restore deletes the stream, doctor asks for JetStream, and
+        # a migration sets the filters of consumers.
+        about = (
+            f"STREAM.*.{STREAM}",
+            f"CONSUMER.LIST.{STREAM}",
+            f"CONSUMER.INFO.{STREAM}.*",
+            f"CONSUMER.DURABLE.CREATE.{STREAM}.*",
+            "INFO",
+        )
         return SUBJECTS, *(f"{_JETSTREAM}.{what}" for what in about)
     produces = (
         f"callboard.{user}.>",
@@ -45,6 +52,7 @@ def nats_subjects(user: str) -> Sequence[str]:
         return produces
     return (
         *produces,
+        f"{_JETSTREAM}.CONSUMER.INFO.{STREAM}.{user}",
         f"{_JETSTREAM}.CONSUMER.DURABLE.CREATE.{STREAM}.{user}",
         f"{_JETSTREAM}.CONSUMER.MSG.NEXT.{STREAM}.{user}",
         f"$JS.ACK.{STREAM}.{user}.>",

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 
 from nats.aio.client import Client
@@ -26,12 +26,25 @@ SUBJECTS = "callboard.>"
 
 ACK_WAIT_SECONDS = 30.0
 BATCH = 256
-MOST_UNACKNOWLEDGED = 32 * BATCH
-"""Of all replicas of a service together; with NATS's own 1,000, a fifth would get nothing."""
 _PUBLISH_SECONDS = 2.0
 _PULL_SECONDS = 5.0
 FINISH_SECONDS = 1.0
 _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
+
+
+def consumer_config(durable: str, subjects: Iterable[str]) -> ConsumerConfig:
+    """The consumer of a service that handles these subjects."""
+    return ConsumerConfig(
+        durable_name=durable,
+        filter_subjects=sorted(subjects),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ACK_WAIT_SECONDS,
+        # Without a limit: a replica asks for two batches at most, and what no handler takes is not acknowledged for as
+        # long as it is there. At a limit, NATS would deliver nothing else.
+        max_ack_pending=-1,
+        deliver_policy=DeliverPolicy.ALL,
+        max_deliver=-1,
+    )
 
 
 class Bus:
@@ -194,19 +207,17 @@ class Bus:
             self._stream_is_there.set()
 
     async def _ensure_consumer(self, durable: str, subjects: Sequence[str]) -> None:
+        """Create the consumer, or add what its filter lacks.
+
+        Replicas of two versions share it during a rollout: one that removed a subject would lose its events for the
+        other. `callboard migrate` removes what no handler takes any more.
+        """
+        jetstream = self._jetstream
+        present: Sequence[str] = ()
         try:
-            await self._jetstream.add_consumer(
-                STREAM,
-                ConsumerConfig(
-                    durable_name=durable,
-                    filter_subjects=sorted(subjects),
-                    ack_policy=AckPolicy.EXPLICIT,
-                    ack_wait=ACK_WAIT_SECONDS,
-                    max_ack_pending=MOST_UNACKNOWLEDGED,
-                    deliver_policy=DeliverPolicy.ALL,
-                    max_deliver=-1,
-                ),
-            )
+            with suppress(NotFoundError):
+                present = (await jetstream.consumer_info(STREAM, durable)).config.filter_subjects or ()
+            await jetstream.add_consumer(STREAM, consumer_config(durable, {*present, *subjects}))
         except NotFoundError:
             self._stream_is_there.clear()
             raise

@@ -27,6 +27,8 @@ FAILURES_TO_DEAD_LETTER = 10
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
 _LEFT_TO_OTHERS_SECONDS = 1.0
+_LONGEST_LEFT_TO_OTHERS_SECONDS = 3600.0
+_DELIVERIES_BEFORE_IT_GROWS = 5
 
 Handler = Callable[[Any, Sequence[Any]], Awaitable[int]]
 """Handles a batch of one event class with the service's use cases; answers how many changed nothing.
@@ -85,7 +87,7 @@ class Consumer:
                 await self._handle(model, group)
             else:  # while a newer version is rolled out, whose replicas handle this
                 for message in group:
-                    await message.nak(delay=_LEFT_TO_OTHERS_SECONDS)
+                    await message.nak(delay=_put_off_seconds(_deliveries(message)))
 
     async def _handle(self, model: type[Event], messages: Sequence[Msg]) -> None:
         events: list[Event] = []
@@ -157,6 +159,16 @@ class Consumer:
         metrics.DEAD_LETTERS.labels(self._service).inc()
         logger.error("an event went to the dead letters: %s", reason, extra=_trace_of(message))
         await message.term()
+
+
+def _put_off_seconds(deliveries: int) -> float:
+    """How long an event that no handler takes is put off.
+
+    During a rollout, a replica of the newer version gets it soon. After going back to an older version nobody does,
+    perhaps for weeks, and then it must not come between those that are handled.
+    """
+    doublings = min(max(0, deliveries - _DELIVERIES_BEFORE_IT_GROWS), 32)
+    return min(_LEFT_TO_OTHERS_SECONDS * 2.0**doublings, _LONGEST_LEFT_TO_OTHERS_SECONDS)
 
 
 def _deliveries(message: Msg) -> int:

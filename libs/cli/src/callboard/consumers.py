@@ -1,0 +1,69 @@
+"""What the consumers in NATS ask for."""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import nats
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from callboard.system import SERVICES
+from common.bus import STREAM, consumer_config
+from common.settings import Settings
+
+_CONNECT_SECONDS = 2
+_ANSWER_SECONDS = 5
+
+
+def handled_subjects(service: str) -> set[str]:
+    """The subjects that this version of the service handles."""
+    if find_spec(f"{service}.handlers") is None:
+        return set()
+    return {model.SUBJECT for model in import_module(f"{service}.handlers").HANDLERS}
+
+
+async def set_filters(settings: Settings) -> str | None:
+    """Let each consumer that there is ask for what this version handles; answers why not, in one sentence.
+
+    A starting service only ever adds subjects, so this removes those of handlers that are gone. It also adds those of
+    new ones before the first event of the kind is published, whose service may start before the one that handles it.
+    """
+    try:
+        client = await nats.connect(
+            settings.nats_url.get_secret_value().split(","),
+            allow_reconnect=False,
+            max_reconnect_attempts=1,  # of each server; otherwise 60, with pauses of 2 s
+            reconnect_time_wait=0,
+            connect_timeout=_CONNECT_SECONDS,
+            error_cb=_ignore,
+        )
+    except (OSError, NatsError, TimeoutError, ValueError):
+        return _left_alone("NATS does not answer")
+    try:
+        for service in SERVICES:
+            await _set_filter(client.jetstream(timeout=_ANSWER_SECONDS), service)
+    except (NatsError, TimeoutError) as error:
+        return _left_alone(f"NATS refuses it, or does not answer in time: {error}")
+    finally:
+        await client.close()
+    return None
+
+
+async def _set_filter(jetstream: JetStreamContext, service: str) -> None:
+    if not (subjects := handled_subjects(service)):
+        return
+    try:
+        present = (await jetstream.consumer_info(STREAM, service)).config.filter_subjects
+        if set(present or ()) != subjects:
+            await jetstream.add_consumer(STREAM, consumer_config(service, subjects))
+    except NotFoundError:
+        pass  # it begins with all that there is, whenever the service starts
+
+
+def _left_alone(why: str) -> str:
+    return f"The filters of the consumers were left as they are ({why}); services add what they lack when they start."
+
+
+async def _ignore(_: Exception) -> None:
+    pass  # it is raised as well
