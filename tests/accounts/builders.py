@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -192,8 +192,10 @@ class OutsidePark:
 
 
 @asynccontextmanager
-async def outside_park(servers: Servers, company: Company) -> AsyncIterator[OutsidePark]:
-    """A replica with this plugin, and with the accounts that others left; no sync was made so far."""
+async def outside_park(
+    servers: Servers, company: Company, *, keep_syncs: bool = False
+) -> AsyncIterator[OutsidePark]:
+    """A replica with this plugin, and with the accounts that others left; no sync was made, unless those are kept."""
     own = settings(Settings, servers)
 
     @asynccontextmanager
@@ -211,12 +213,12 @@ async def outside_park(servers: Servers, company: Company) -> AsyncIterator[Outs
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         outside_database(servers) as database,
-        _without_syncs(database),
+        _without_syncs(database) if not keep_syncs else nullcontext(),
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test", headers=token) as client,
     ):
         # A start that is cut short leaves a connection to MongoDB half made.
-        await wait_until(lambda: bool(company.pages))
+        await wait_until(lambda: bool(company.pages) or keep_syncs)
         yield OutsidePark(company, client, app.state.service, database)
 
 

@@ -26,6 +26,13 @@ from tests.support import ROOT, Servers, unique_id, wait_until
 AGE = "Callboard-Rank-Age"
 
 
+def age_strangers(monkeypatch: pytest.MonkeyPatch, park: OutsidePark, hours: float) -> None:
+    """As if whoever was asked for had been asked for so long ago."""
+    moment = datetime.now(UTC) - timedelta(hours=hours)
+    ranks = park.service._ranks
+    monkeypatch.setattr(ranks, "_strangers", dict.fromkeys(ranks._strangers, moment))
+
+
 @pytest.fixture
 async def hurried(servers: Servers) -> AsyncIterator[OutsidePark]:
     """A replica whose provider has no list of members, so that nobody is known from one."""
@@ -214,11 +221,11 @@ async def test_an_unknown_player_waits_two_seconds_at_most_and_is_known_the_next
         company.may_answer.clear()
         company.asked.clear()
         began = time.monotonic()
-        answers = await asyncio.gather(*(hurried.connect(user) for _ in range(5)))
+        query = {"id": str(user), "place": "1003", "training": "false"}
+        answers = await asyncio.gather(*(hurried.client.get("/connect", params=query) for _ in range(5)))
         seconds = time.monotonic() - began
         assert seconds > 1.9
-        assert {answer.text for answer in answers} == {'{"certifications":"","auth":false,"clearance":0}'}
-        assert not any(AGE in answer.headers for answer in answers)
+        assert {answer.status_code for answer in answers} == {503}
         assert company.asked == [user]
         company.may_answer.set()  # whose answer comes late is stored all the same
         return seconds < 4
@@ -234,13 +241,70 @@ async def test_an_unknown_player_waits_two_seconds_at_most_and_is_known_the_next
     assert await hurried.rank_changes(user) == [MANAGER]
 
 
-async def test_an_unknown_player_is_a_guest_at_once_while_the_provider_is_down(park: OutsidePark) -> None:
-    user = unique_id()
+async def test_a_player_of_whom_nothing_was_ever_learnt_is_503_while_the_provider_is_down(
+    park: OutsidePark,
+) -> None:
+    user, worker = unique_id(), unique_id()
+    await park.service.record_shifts([shift_logged(worker, 1)])  # an account, without a rank
     park.company.ranks[user] = MANAGER
+    park.company.names |= {user: "Boss", worker: "Worker"}
     park.company.is_down = True
-    assert await park.clearance(user) == 0
+    for one in (user, worker):
+        answer = await park.client.get("/connect", params={"id": one, "place": 1003, "training": "false"})
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert answer.json() == {"status": "error", "message": "ranking is unavailable, try again"}
+    await park.database["accounts"].update_one({"id": worker}, {"$set": {"username": "Worker"}})
+    for answer in (await park.profile(worker), await park.member(worker)):  # nor is there a rank to show
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     park.company.is_down = False
     assert await park.clearance(user) == 3
+    assert (await park.profile(worker)).json()["rank"] == "Guest"
+
+
+async def test_one_who_was_a_guest_is_a_guest_for_as_long_as_ranks_are_trusted(
+    park: OutsidePark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, other = unique_id(), unique_id()
+    assert await park.clearance(user) == 0
+    park.company.is_down = True
+    for hours in (1, 24 * 6.9):
+        age_strangers(monkeypatch, park, hours)
+        answer = await park.connect(user)
+        assert answer.json()["clearance"] == 0
+        assert abs(int(answer.headers[AGE]) - hours * 3600) < 100
+    age_strangers(monkeypatch, park, 24 * 7.1)
+    for one in (user, other):
+        answer = await park.client.get("/connect", params={"id": one, "place": 1003, "training": "false"})
+        assert answer.status_code == 503
+
+
+async def test_a_stranger_to_a_complete_list_is_a_guest_for_as_long_as_ranks_are_trusted(
+    servers: Servers,
+) -> None:
+    member, stranger = unique_id(), unique_id()
+    company = Company({member: CAST}, has_list=True)
+    company.may_answer.clear()
+    async with outside_park(servers, company) as park:
+        company.may_answer.set()
+
+        async def is_listed() -> bool:
+            return await park.database["syncs"].find_one({"last": {"$exists": True}}) is not None
+
+        await wait_until(is_listed)
+        company.is_down = True
+        for days, status in ((0.1, 200), (6.9, 200), (7.1, 503)):
+            began_at = datetime.now(UTC) - timedelta(days=days)
+            await park.database["syncs"].update_one({}, {"$set": {"last.began_at": began_at}})
+            async with outside_park(
+                servers, company, keep_syncs=True
+            ) as restarted:  # which knows the list at once
+                query = {"id": str(stranger), "place": "1003", "training": "false"}
+                answer = await restarted.client.get("/connect", params=query)
+                assert answer.status_code == status, days
+                if status == 200:
+                    assert answer.json()["clearance"] == 0
+                    assert abs(int(answer.headers[AGE]) - days * 86_400) < 100
+                assert await restarted.clearance(member) == 1
 
 
 async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(park: OutsidePark) -> None:

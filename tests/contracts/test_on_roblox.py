@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.contracts.park import Park, changed_config, open_park
-from tests.contracts.people import GUEST, RANKS, TRAINEE, Person, Rank
+from tests.contracts.people import GUEST, MANAGER, RANKS, TRAINEE, Person, Rank
 from tests.contracts.test_application import (  # noqa: F401 - run on this park too
     APPROVED,
     test_a_user_nobody_knows_is_not_approved,
@@ -59,7 +59,7 @@ from tests.standins.pastebin import Pastebin, pastebin
 from tests.standins.roblox import KEY, Roblox, roblox
 from tests.standins.rover import KEY as ROVER_KEY
 from tests.standins.rover import Rover, rover
-from tests.support import unique_id
+from tests.support import unique_id, wait_until
 
 SHARE = 0.1
 SEED = 7
@@ -80,6 +80,8 @@ class RobloxPark(Park):
     bloxlink: Bloxlink = field(kw_only=True)
     rover: Rover = field(kw_only=True)
     pastebin: Pastebin = field(kw_only=True)
+    before_any_rank: list[httpx.Response] = field(default_factory=list)
+    """What /connect and /profile said of a manager, while Roblox had never told anything of the group's members."""
 
     @property
     def faulty(self) -> Sequence[Standin]:
@@ -90,9 +92,7 @@ class RobloxPark(Park):
         """They are there."""
 
     def must_repeat(self, response: httpx.Response) -> bool:
-        """Whether what stands behind does not answer, or nobody could learn the rank, which then counts as the lowest."""
-        if response.status_code == 200 and response.request.url.path in ("/connect", "/profile"):
-            return "callboard-rank-age" not in response.headers
+        """Whether what stands behind does not answer."""
         return response.status_code in (502, 503, 504) and "discord" not in response.json()
 
 
@@ -152,9 +152,7 @@ url = "{texts.url}"
 [plugins.options.local]""",
             },
         )
-        for standin in (group, links, other_links):
-            standin.faults.retry_after = 0.1
-            standin.faults.at_random(SHARE, SEED)
+        group.faults.always(Fault.AWAY, path="/memberships")
         texts.faults.next(Fault.BROKEN, None, Fault.GARBAGE, path="api_post")
         running = await open_park(
             folder,
@@ -167,6 +165,17 @@ url = "{texts.url}"
         )
         assert isinstance(running, RobloxPark)
         try:
+            manager = str(people[MANAGER][0].id)
+            for path, key, params in (
+                ("/connect", "roblox", {"id": manager, "place": "1003", "training": "false"}),
+                ("/profile", "discord", {"id": manager}),
+            ):
+                headers = {"x-api-key": running.keys[key], "Roblox-Id": "1003"}
+                running.before_any_rank.append(await running.client.get(path, params=params, headers=headers))
+            group.faults.clear()
+            for standin in (group, links, other_links):
+                standin.faults.retry_after = 0.1
+                standin.faults.at_random(SHARE, SEED)
             yield running
         finally:
             await running.stop()
@@ -208,6 +217,28 @@ async def test_some_applications_are_at_pastebin_and_no_fault_lost_one(park: Rob
 async def test_nobody_at_roblox_holds_a_rank_that_was_not_given(park: RobloxPark) -> None:
     for user, roles in park.roblox.members.items():
         assert len(roles) <= 1, park.roblox.holds(user)
+
+
+async def test_who_may_be_staff_is_no_guest_while_no_rank_was_ever_read(park: RobloxPark) -> None:
+    for response in park.before_any_rank:
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+        assert response.text == '{"status":"error","message":"ranking is unavailable, try again"}'
+
+
+async def test_a_stranger_to_a_complete_list_is_a_guest_while_roblox_is_away(park: RobloxPark) -> None:
+    await park.callboard("sync")
+    stranger = unique_id()
+    park.roblox.faults.always(Fault.AWAY, path="/memberships")
+    try:
+
+        async def is_guest_by_an_old_list() -> bool:
+            response = await park.connect(stranger, 1003)
+            assert response.text == '{"certifications":"","auth":false,"clearance":0}'
+            return int(response.headers["Callboard-Rank-Age"]) > 2  # and so would be read again
+
+        await wait_until(is_guest_by_an_old_list)
+    finally:
+        park.roblox.faults.clear()
 
 
 async def test_everything_is_consistent_in_the_end(park: RobloxPark) -> None:

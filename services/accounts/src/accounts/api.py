@@ -13,7 +13,7 @@ from common.errors import UserNotFound, error_responses
 from common.query import query_parameters, read_query
 
 _RANK_AGE = "Callboard-Rank-Age"
-_DESCRIPTION = "seconds since the rank was read; absent where ranks are kept here, and where none is known"
+_DESCRIPTION = "seconds since the rank was read; absent where ranks are kept here"
 _WITH_RANK_AGE: dict[int | str, dict[str, Any]] = {
     200: {"headers": {_RANK_AGE: {"description": _DESCRIPTION, "schema": {"type": "integer", "minimum": 0}}}}
 }

@@ -13,6 +13,7 @@ from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService
 from accounts.sync import Walker
 from common.app import Chassis, create_app
+from common.mongo import when_there
 from common.peers import Apps
 from common.plugins import load
 from common.server import run
@@ -55,7 +56,9 @@ async def assemble(chassis: Chassis, identities: Sequence[Identity], ranking: Ra
     for _ in range(REFRESHERS):
         await chassis.background(ranks.keep_young)
     if isinstance(ranking, OutsideRanking):
-        await chassis.background(Walker(group, database, ranks, ranking).run)
+        walker = Walker(group, database, ranks, ranking)
+        await when_there(walker.learn)  # before anybody asks: without a list, strangers are refused
+        await chassis.background(walker.run)
     return AccountsService(group, database, chassis.outbox, identities, ranks)
 
 

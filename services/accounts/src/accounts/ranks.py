@@ -38,7 +38,7 @@ _PAUSE_SECONDS = 1.0
 class Standing(NamedTuple):
     """A user's rank: as it was read last, what it counts as, and how old that is in seconds.
 
-    The age is None where ranks are kept here, and where none was learnt.
+    The age is None where ranks are kept here, and for a rank that was stored before ages were.
     """
 
     rankid: int
@@ -82,7 +82,7 @@ class Ranks:
         if not self._is_outside:
             return None if rankid is None else Standing(rankid, rankid, None)
         if account is None or rankid is None:
-            return self._as_stranger(user)
+            return self._as_stranger(user, self._group.ranks.refresh_after)
         read_at = self._read_at(account)
         if read_at is None:  # stored before ages were
             self._refresh_soon(user)
@@ -94,17 +94,24 @@ class Ranks:
         return Standing(rankid, counts_as, int(age.total_seconds()))
 
     async def of(self, user: int, account: Account | None) -> Standing:
-        """The rank as `known` or, failing that, `ask` answers it."""
+        """The rank as `known` or, failing that, `ask` answers it. Raises Unavailable as `ask` does."""
         return self.known(user, account) or await self.ask(user, account)
 
     async def ask(self, user: int, account: Account | None) -> Standing:
-        """The rank of a user of whom `known` knows none; where it is kept elsewhere, this takes 2 s at most."""
+        """The rank of a user for whom `known` has no answer. Where ranks are kept elsewhere, this takes 2 s at most.
+
+        Without an answer from there, a user is a guest if the last complete list of members lacked them, or they
+        were a guest when they were last asked for, for as long as ranks are trusted. Otherwise nobody can say what
+        they are, and a guess would shut staff out: raises Unavailable.
+        """
         if self._is_outside:
             try:
                 async with asyncio.timeout(_STRANGER_SECONDS):
                     return await self._questions.ask(user)
             except (TimeoutError, Unavailable):
-                return Standing(self._lowest, self._lowest, None)
+                if guest := self._as_stranger(user, self._group.ranks.trust_for):
+                    return guest
+                raise Unavailable("ranking") from None
         rankid = await self._ranking.read(user, Urgency.PLAYER)
         if rankid is None:
             return Standing(self._lowest, self._lowest, None)
@@ -202,12 +209,12 @@ class Ranks:
         if last is not None and last.missed == 0:
             self._listed_at = last.began_at
 
-    def _as_stranger(self, user: int) -> Standing | None:
+    def _as_stranger(self, user: int, max_age: timedelta) -> Standing | None:
         learnt_at = _latest(self._listed_at, self._strangers.get(user))
         if learnt_at is None:
             return None
         age = age_of(learnt_at)
-        if age >= self._group.ranks.refresh_after:
+        if age >= max_age:
             return None
         return Standing(self._lowest, self._lowest, int(age.total_seconds()))
 

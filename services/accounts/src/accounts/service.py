@@ -58,7 +58,7 @@ class AccountsService:
     async def connect(self, place: int, user: int, *, training: bool) -> tuple[ConnectAnswer, int | None]:
         """What a game server needs to know of a player who joins, and the age of the rank (see Standing).
 
-        Raises UnknownPlace.
+        Raises UnknownPlace, and Unavailable where nobody can say which rank the player has.
         """
         rules = self._group.places.get(place)
         if rules is None:
@@ -79,7 +79,10 @@ class AccountsService:
         return answer, standing.age
 
     async def profile(self, query: ProfileQuery) -> tuple[ProfileAnswer, int | None]:
-        """All that is known of a user, and the age of the rank (see Standing). Raises UserNotFound."""
+        """All that is known of a user, and the age of the rank (see Standing).
+
+        Raises UserNotFound, and Unavailable where nobody can say who they are or which rank they have.
+        """
         person, account = await self._look_up(query)
         standing = await self._ranks.of(person.id, account)
         rank = self._group.rank_at(standing.rankid)
@@ -98,7 +101,7 @@ class AccountsService:
     async def member(self, query: MemberQuery) -> MemberAnswer:
         """A user's id, name and rank for the other services.
 
-        Raises UserNotFound; with `fresh`, Unavailable if the rank cannot be read now.
+        Raises UserNotFound, and Unavailable as `profile` does; with `fresh`, also if the rank cannot be read now.
         """
         person, account = await self._look_up(query)
         if query.fresh:

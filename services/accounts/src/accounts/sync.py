@@ -55,6 +55,10 @@ class Walker:
                 logger.warning("the sync of ranks waits for MongoDB: %s", type(error).__name__)
             await asyncio.sleep(_LOOK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads replicas
 
+    async def learn(self) -> None:
+        """Read which list of members is the last complete one."""
+        self._note((await self._syncs.find()).last)
+
     async def look(self) -> None:
         """Learn of the last walk that was completed, and make the next if it is due and nobody else does."""
         sync = await self._syncs.find()
