@@ -56,7 +56,7 @@ LOG = Route(
     "/log",
     ("roblox",),
     {"id": 1, "place": 1001, "duration": 60, "training": False, "server": "a-server"},
-    optional=("ended_at",),
+    optional=("ended_at", "now"),
     is_roblox_only=True,
 )
 APPLICATION = "/applications/{token}"

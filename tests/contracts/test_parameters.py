@@ -31,10 +31,10 @@ async def test_an_empty_parameter_counts_as_absent(park: Park, route: Route, par
 async def test_an_empty_optional_parameter_counts_as_absent(park: Park) -> None:
     one = park.person()
     assert (await park.profile(id=one.id, username="", discord="")).status_code == 200
-    assert (await park.log(one.id, ended_at="")).status_code == 200
+    assert (await park.log(one.id, ended_at="", now="")).status_code == 200
 
 
-@pytest.mark.parametrize(("route", "parameter"), [*REQUIRED, (LOG, "ended_at")], ids=name)
+@pytest.mark.parametrize(("route", "parameter"), [*REQUIRED, (LOG, "ended_at"), (LOG, "now")], ids=name)
 async def test_a_repeated_parameter_is_400_and_named(park: Park, route: Route, parameter: str) -> None:
     value = route.params.get(parameter, 1_700_000_000)
     params = [*((key, text) for key, text in route.params.items() if key != parameter)]
@@ -140,7 +140,7 @@ async def test_nothing_else_is_a_boolean(park: Park, route: Route, parameter: st
     ["-1", "+60", "1e2", " 60", "60s", "6 0", ".", "1.2.3", "inf", "nan", "٦", "0x10", "60.5.", "1,5"],
     ids=ascii,
 )
-@pytest.mark.parametrize("parameter", ["duration", "ended_at"])
+@pytest.mark.parametrize("parameter", ["duration", "ended_at", "now"])
 async def test_seconds_are_decimal_text(park: Park, parameter: str, value: str) -> None:
     is_refused(await LOG.call(park, {parameter: value}), 400, "invalid query: ", parameter)
 

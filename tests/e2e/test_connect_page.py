@@ -164,6 +164,8 @@ class Studio:
     """What happens to the next requests: "answer" (it is lost), "request" (it is), a status, or "" (nothing)."""
     sent: list[tuple[str, str, str | None]] = field(default_factory=list)
     """Method, path and Idempotency-Key of each request."""
+    refusal: str = "a proxy's page"
+    """The body of what is answered in place of Callboard."""
 
     def __post_init__(self) -> None:
         self.lua: Any = LuaRuntime(unpack_returned_tuples=True)
@@ -184,11 +186,16 @@ class Studio:
         if fault == "request":
             raise TimeoutError("HttpError: Timedout")
         if fault.isdigit():
-            return int(fault), self.lua.table_from({"retry-after": "3"}), "a proxy's page"
+            return int(fault), self.lua.table_from({"retry-after": "3"}), self.refusal
         answer = self.client.request(method, url, headers=given)
         if fault == "answer":
             raise TimeoutError("HttpError: ConnectFail")
         return answer.status_code, self.lua.table_from(dict(answer.headers)), answer.text
+
+    def logged(self) -> list[tuple[str, str, str | None]]:
+        """Of each POST: the path without `now`, `now`, and the Idempotency-Key."""
+        told = [(path.partition("&now="), key) for method, path, key in self.sent if method == "POST"]
+        return [(path, now, key) for (path, _, now), key in told]
 
     def _decode(self, text: str) -> Any:
         return self.lua.table_from(json.loads(text))
@@ -224,10 +231,12 @@ async def test_a_shift_whose_answer_is_lost_is_sent_again_and_paid_once(
 
     player = await asyncio.to_thread(play)
     assert dict(player.attributes) == {"Clearance": 1, "Certifications": ""}
-    logged = [one for one in studio.sent if one[0] == "POST"]
+    logged = studio.logged()
     assert len(logged) == 4
-    assert len(set(logged)) == 1
-    assert f"id={member.id}&place={PLACE}&duration=1800&training=false&server=studio-" in logged[0][1]
+    assert len({(path, key) for path, _, key in logged}) == 1
+    assert f"id={member.id}&place={PLACE}&duration=1800&training=false&server=studio-" in logged[0][0]
+    moments = [int(now) for _, now, _ in logged]
+    assert moments == sorted(set(moments))  # each says what the time is when it is sent
 
     async def is_paid() -> bool:
         return await points(group, member.id) == 30
@@ -330,4 +339,22 @@ async def test_a_key_that_opens_nothing_costs_no_shift(group: Connected, studio:
 
     await asyncio.to_thread(play)
     assert len(wrong.sent) > 5
-    assert len(set(wrong.sent)) == 1
+    assert len({(path, key) for path, _, key in wrong.logged()}) == 1
+
+
+async def test_a_shift_that_is_refused_for_its_time_is_kept(group: Connected, studio: Studio) -> None:
+    member = group.cast.pop()
+
+    def play() -> None:
+        studio.lost.append("400")
+        studio.refusal = '{"status":"error","message":"invalid query: ended_at must be at most 7 days old"}'
+        studio.require("Callboard").log(member.id, 60)
+        studio.advance(60)
+
+    await asyncio.to_thread(play)
+    assert len(studio.logged()) == 2
+
+    async def is_paid() -> bool:
+        return await points(group, member.id) == 1
+
+    await wait_until(is_paid)

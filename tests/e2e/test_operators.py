@@ -132,7 +132,7 @@ def routes(person: LocalPerson) -> Iterator[tuple[str, str, str, dict[str, objec
     yield "discord", "POST", "/certification/revoke", change, {}
     yield "discord", "POST", "/application/upload", {"id": person.id}, {"json": answers}
     yield "discord", "POST", "/application/approve", {"id": person.id, "moderator": "Boss"}, {}
-    yield "roblox", "POST", "/log", {**shift, "ended_at": 1}, {}
+    yield "roblox", "POST", "/log", {**shift, "ended_at": 1, "now": 1}, {}
     yield "roblox", "POST", "/log", shift, {}
 
 

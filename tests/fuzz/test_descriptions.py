@@ -35,6 +35,7 @@ async def values(park: Machine) -> Values:
         "duration": [60, 3600.5, 90_000],
         "Idempotency-Key": ["the-first", "the-second"],
         "ended_at": [int(time.time()) - 4000],
+        "now": [int(time.time())],
     }
 
 

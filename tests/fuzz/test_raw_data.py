@@ -25,6 +25,7 @@ SAMPLES = {
     "moderator": "ParkManager",
     "duration": "60",
     "ended_at": "1700000000",
+    "now": "1700000000",
 }
 """A value of each parameter but `server`, by which requests are counted."""
 _servers = itertools.count()

@@ -1,5 +1,7 @@
 """No query of a request or an event reads a whole collection or sorts in memory: cost does not grow with data."""
 
+import time
+
 import pytest
 
 from certifications import main as certifications
@@ -31,6 +33,7 @@ async def test_every_query_of_shifts_uses_an_index(servers: Servers, monkeypatch
             for parameters, key in (
                 (shift(), f"planned-{unique_id()}"),
                 (shift(), None),
+                (shift(ended_at=int(time.time()) + 3600), None),
                 (bare(), None),
                 (shift(id=worker, place=1002), f"planned-{unique_id()}"),
             ):
@@ -52,7 +55,7 @@ async def test_every_query_of_shifts_uses_an_index(servers: Servers, monkeypatch
             }
             assert await slow_plans(database, sent) == []
             assert await indexes_of_look_ups(database, sent) == {
-                "near": {"by_user_and_end"},
+                "near": {"by_user_and_end", "by_user_and_given_end"},
                 "used": {"one_per_idempotency_key"},
                 "sheets": {"_id_"},
             }

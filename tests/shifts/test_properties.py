@@ -32,7 +32,8 @@ from shifts import main as shifts
 from shifts.errors import InvalidCertification, KeyReused
 from shifts.handlers import on_certification_changed
 from shifts.models import Claim, LogQuery
-from shifts.service import Shifts, repeats, uncovered_seconds
+from shifts.rules import check, repeats, uncovered_seconds
+from shifts.service import Shifts
 from shifts.settings import ShiftsSettings
 from tests.contracts.park import changed_config
 from tests.shifts.builders import recorded_shift
@@ -80,11 +81,12 @@ async def replicas(
 
 @dataclass(frozen=True)
 class Request:
-    """What a game server sends."""
+    """What a game server sends; `ahead` is its clock, by which it says what the time is, if it does."""
 
     query: LogQuery
     idempotency_key: str | None
     key: str
+    ahead: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ class Arrival:
     request: Request
     at: int
     replica: int
+
+    @property
+    def query(self) -> LogQuery:
+        """What it says when it is sent at this moment."""
+        ahead = self.request.ahead
+        return self.request.query.model_copy(update={"now": None if ahead is None else self.at + ahead})
 
 
 @dataclass
@@ -114,18 +122,25 @@ class Book:
         query = request.query
         if answer := self._known(request, at):
             return answer
-        if query.ended_at is not None and not -60 <= at - query.ended_at <= 7 * DAY:
+        end = at if query.ended_at is None else min(at, query.ended_at - (request.ahead or 0))
+        if at - end > 7 * DAY:
             return "out of time"
         if query.place == NEEDS_A_CERTIFICATION and not query.training and not self.versions[query.id] % 2:
             return "not certified"
-        end = at if query.ended_at is None else min(at, query.ended_at)
         worked = frozenset(range(end - query.duration, end))
         before = self.seconds.get(query.id, frozenset())
         uncovered = len(worked - before)
         credited = min(uncovered, 12 * HOUR)
         earned = self.earned.get(query.id, Fraction(0))
         worth = Fraction(credited, 60) * (TRAINING_POINTS if query.training else POINTS)
-        flags = ["overlap"] if query.duration - uncovered > 60 else []
+        is_by_its_clock = query.ended_at is not None and (
+            abs(end - query.ended_at) > 60 or abs(request.ahead or 0) > 60
+        )
+        flags = {
+            "overlap": query.duration - uncovered > 60,
+            "long": query.duration > 12 * HOUR,
+            "clock": is_by_its_clock,
+        }
         self.seconds[query.id] = before | worked
         self.earned[query.id] = earned + worth
         self.shifts.append(
@@ -140,7 +155,7 @@ class Book:
                 "ended_at": end,
                 "credited_seconds": credited,
                 "points": floor(earned + worth) - floor(earned),
-                "flags": [*flags, "long"] if query.duration > 12 * HOUR else flags,
+                "flags": [flag for flag, is_set in flags.items() if is_set],
                 "key": request.key,
                 "idempotency_key": request.idempotency_key,
             }
@@ -189,7 +204,10 @@ class GameServers(RuleBasedStateMachine):
     replica = strategies.integers(0, 1)
     durations = strategies.sampled_from([1, 20, 59, 600, 601, HOUR, 13 * HOUR])
     pauses = strategies.sampled_from([1, 9, 10, 11, 40, 290, 300, HOUR, DAY, 7 * DAY])
-    ahead = strategies.sampled_from([-61, -60, -30, -1])
+    ahead = strategies.sampled_from([-DAY, -HOUR, -61, -60, -30, -1])
+    clocks = strategies.none() | strategies.sampled_from(
+        [0, 30, 60, 61, -61, HOUR, -HOUR, -10 * DAY, 10 * DAY]
+    )
     ages = strategies.sampled_from([0, 1, 300, 301, HOUR, DAY, 7 * DAY, 7 * DAY + 1])
 
     def __init__(self, replicas: Replicas, loop: asyncio.AbstractEventLoop) -> None:
@@ -216,6 +234,7 @@ class GameServers(RuleBasedStateMachine):
         age=strategies.none() | ahead | ages,
         number=strategies.none() | strategies.integers(0, 5),
         key=strategies.sampled_from(["north", "south"]),
+        clock=clocks,
         arrives_at=strategies.none() | replica,
         again_after=strategies.none() | pauses,
     )
@@ -225,14 +244,15 @@ class GameServers(RuleBasedStateMachine):
         age: int | None,
         number: int | None,
         key: str,
+        clock: int | None,
         arrives_at: int | None,
         again_after: int | None,
         **params: Any,
     ) -> Request:
         """A request is made, and sent now, twice, later, or never."""
-        ended_at = None if age is None else self._now - age
+        ended_at = None if age is None else self._now - age + (clock or 0)
         query = _query(id=self._users[person], ended_at=ended_at, **params)
-        request = Request(query, None if number is None else f"{self._users[0]}-{number}", key)
+        request = Request(query, None if number is None else f"{self._users[0]}-{number}", key, clock)
         if arrives_at is not None:
             self.requests_arrive_at_once([(request, arrives_at, 0)])
         if arrives_at is not None and again_after is not None:
@@ -263,7 +283,11 @@ class GameServers(RuleBasedStateMachine):
     @rule(target=made, request=made, is_bare=strategies.booleans())
     def a_request_loses_its_key(self, request: Request, is_bare: bool) -> Request:
         query = request.query.model_copy(update={"ended_at": None}) if is_bare else request.query
-        return Request(query, None, request.key)
+        return Request(query, None, request.key, request.ahead)
+
+    @rule(target=made, request=made, clock=clocks)
+    def a_clock_is_set(self, request: Request, clock: int | None) -> Request:
+        return replace(request, ahead=clock)
 
     @rule(seconds=pauses)
     def time_passes(self, seconds: int) -> None:
@@ -340,7 +364,7 @@ class GameServers(RuleBasedStateMachine):
         while True:
             try:
                 is_repeat = await service.log(
-                    request.query, request.key, request.idempotency_key, arrived_at=arrival.at
+                    arrival.query, request.key, request.idempotency_key, arrived_at=arrival.at
                 )
             except Unavailable:  # a slow machine; the request may have been recorded all the same
                 is_first = False
@@ -411,3 +435,72 @@ def test_a_bare_request_repeats_a_shift_with_which_it_shares_more_than_half_its_
     claim = Claim(1, 1001, "a", False, duration, None, duration, "north", None, True)
     recorded = [recorded_shift(1, start, start + duration) for start in starts]
     assert repeats(claim, None, recorded) == any(2 * seconds > duration for seconds in shared)
+
+
+moves = strategies.sampled_from([0, 1, 60, 61, HOUR, 2 * HOUR, DAY, 20 * DAY]).flatmap(
+    lambda seconds: strategies.sampled_from([seconds, -seconds])
+)
+"""By how much a clock is wrong, or is set."""
+
+retries = strategies.lists(
+    strategies.tuples(strategies.integers(0, 20 * DAY), moves, strategies.booleans()), min_size=1, max_size=4
+)
+"""How much later, by how much our clock was set meanwhile, and whether the retry says what the time is."""
+
+
+@QUICK
+@given(moves, moves, strategies.integers(0, 7 * DAY - 60), strategies.integers(0, 59))
+def test_no_clock_is_wrong_enough_for_a_refusal_where_the_sender_says_what_the_time_is(
+    theirs: int, ours: int, age: int, seconds_on_the_way: int
+) -> None:
+    ended_at = NOW - age
+    claim = _claim(ended_at + theirs, NOW + ours + seconds_on_the_way, NOW + theirs)
+    check(claim)
+    assert claim.ended_at == ended_at + ours + seconds_on_the_way
+    assert claim.has_wrong_clock == (abs(ours + seconds_on_the_way - theirs) > 60)
+
+
+@QUICK
+@given(moves, strategies.integers(0, DAY))
+def test_no_clock_ahead_is_wrong_enough_for_a_refusal_where_the_sender_does_not(
+    theirs: int, age: int
+) -> None:
+    claim = _claim(NOW - age + abs(theirs), NOW, None)
+    check(claim)
+    assert claim.ended_at == min(NOW, NOW - age + abs(theirs))
+
+
+def _claim(ended_at: int, arrived_at: int, now: int | None) -> Claim:
+    return Claim(1, 1001, "a", False, 600, ended_at, arrived_at, "north", None, True, sent_at=now)
+
+
+async def test_whatever_the_clocks_say_a_shift_and_its_retries_count_once(replicas: Replicas) -> None:
+    loop = asyncio.get_running_loop()
+
+    @REPEATABLE
+    @given(moves, moves, strategies.sampled_from([0, 300, DAY]), strategies.booleans(), retries)
+    def holds(theirs: int, ours: int, age: int, has_key: bool, later: list[tuple[int, int, bool]]) -> None:
+        user = unique_id()
+        query = _query(id=user, duration=600, ended_at=NOW - age + theirs)
+        arrivals: list[tuple[int, int | None]] = [(NOW + ours, NOW + theirs)]
+        for delay, is_set_by, says_now in later:
+            arrivals.append((NOW + delay + ours + is_set_by, NOW + delay + theirs if says_now else None))
+
+        async def send_all() -> list[bool]:
+            return [
+                await replicas.services[number % 2].log(
+                    query.model_copy(update={"now": now}),
+                    "north",
+                    f"{user}" if has_key else None,
+                    arrived_at=at,
+                )
+                for number, (at, now) in enumerate(arrivals)
+            ]
+
+        answers = asyncio.run_coroutine_threadsafe(send_all(), loop).result(60)
+        stored = replicas.database["shifts"].find({"user": user}).to_list()
+        (one,) = asyncio.run_coroutine_threadsafe(stored, loop).result(60)
+        assert answers == [False, *(True for _ in later)]
+        assert one["credited_seconds"] == 600
+
+    await asyncio.to_thread(holds)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # the operator's command knows the models, but needs no serve
 
 MAX_ID = 2**63 - 1
 MAX_TEXT = 100
+MAX_MOMENT_DIGITS = 18
+"""Of a time, so that a few days more still fit into the 64 bits that MongoDB has."""
 _DIGITS = re.compile(r"[0-9]+", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -43,6 +45,13 @@ def _seconds(value: object) -> int:
     return int(text.partition(".")[0])
 
 
+def _moment(value: object) -> int:
+    seconds = _seconds(value)
+    if seconds >= 10**MAX_MOMENT_DIGITS:
+        raise PydanticCustomError("moment", "must be a time in Unix seconds")
+    return seconds
+
+
 def _text(value: object) -> str:
     text = clean(str(value))
     if text is None or not 1 <= len(text) <= MAX_TEXT:
@@ -60,6 +69,9 @@ Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"type": "boolean"
 
 Seconds = Annotated[int, BeforeValidator(_seconds), WithJsonSchema({"type": "number", "minimum": 0})]
 """Seconds as decimal text; a fraction, usual in Luau, is dropped."""
+
+Moment = Annotated[int, BeforeValidator(_moment), WithJsonSchema({"type": "number", "minimum": 0})]
+"""A time in Unix seconds by somebody's clock, however wrong; a fraction is dropped."""
 
 Text = Annotated[
     str, BeforeValidator(_text), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT})

@@ -5,22 +5,34 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from common import tracing
 from common.events import ShiftLogged, new_id
-from common.query import Flag, Id, Query, Seconds, Text
+from common.query import Flag, Id, Moment, Query, Seconds, Text
+
+CLOCK_SECONDS = 60
+"""By how much two clocks may differ before a shift is flagged `clock`."""
 
 
 class LogQuery(Query):
-    """The parameters of /log; `ended_at` in Unix seconds, `duration` in seconds."""
+    """The parameters of /log; `ended_at` and `now` in Unix seconds, `duration` in seconds."""
 
     id: Id
     place: Id
     duration: Seconds
     training: Flag
     server: Text
-    ended_at: Seconds | None = None
+    ended_at: Moment | None = Field(
+        None,
+        description="When the shift ended, by the game server's clock, at most 7 days ago; kept with each retry. "
+        "Without it, the shift ends when the request arrives.",
+    )
+    now: Moment | None = Field(
+        None,
+        description="The game server's clock when it sends this request. It corrects `ended_at`, so that a wrong "
+        "clock costs no shift; without `ended_at` it is ignored.",
+    )
 
 
 class LogAnswer(BaseModel):
@@ -33,8 +45,8 @@ class LogAnswer(BaseModel):
 class Claim:
     """What a game server says somebody worked; `id` becomes the shift's, should it be a new one.
 
-    The interval is [started_at, ended_at). `given_ended_at` is what the request said, if it did. `traceparent`
-    is the request's.
+    The interval is [started_at, ended_at) by our clock. `given_ended_at` is what the request said, if it did, and
+    `sent_at` when it was sent by the sender's clock. `traceparent` is the request's.
     """
 
     user: int
@@ -47,18 +59,36 @@ class Claim:
     key: str
     idempotency_key: str | None
     is_certified: bool
+    sent_at: int | None = None
     id: str = field(default_factory=new_id)
     traceparent: str | None = field(default_factory=tracing.traceparent.get)
 
     @property
     def ended_at(self) -> int:
-        """The end: as given, but no later than the arrival."""
-        return self.arrived_at if self.given_ended_at is None else min(self.given_ended_at, self.arrived_at)
+        """The end: as given, corrected by what the two clocks differ, but no later than the arrival."""
+        if self.given_ended_at is None:
+            return self.arrived_at
+        ahead = 0 if self.sent_at is None else self.sent_at - self.arrived_at
+        return min(self.given_ended_at - ahead, self.arrived_at)
 
     @property
     def started_at(self) -> int:
         """The start: the duration before the end."""
         return self.ended_at - self.duration
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether the end is another than the given one, by more than clocks usually differ."""
+        return self.given_ended_at is not None and abs(self.ended_at - self.given_ended_at) > CLOCK_SECONDS
+
+    @property
+    def has_wrong_clock(self) -> bool:
+        """Whether the sender's clock and ours differ by more than clocks usually do."""
+        if self.given_ended_at is None:
+            return False
+        return self.is_moved or (
+            self.sent_at is not None and abs(self.sent_at - self.arrived_at) > CLOCK_SECONDS
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The only MongoDB calls of shifts, and the shape of their collections."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
@@ -8,7 +8,7 @@ from pymongo import ASCENDING, IndexModel, UpdateOne
 from common.dead_letters import DEAD_LETTERS
 from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX
-from shifts.models import Claim, HeldCertification, Recorded, Shift, Timesheet
+from shifts.models import CLOCK_SECONDS, Claim, HeldCertification, Recorded, Shift, Timesheet
 
 _WHOLE = {"bsonType": ["int", "long"]}
 
@@ -16,6 +16,12 @@ SHIFTS = Collection(
     "shifts",
     indexes=(
         IndexModel([("user", ASCENDING), ("ended_at", ASCENDING)], name="by_user_and_end"),
+        # A shift that lies elsewhere than its sender said; its repeat says the same, whatever the clocks say by then.
+        IndexModel(
+            [("user", ASCENDING), ("given_ended_at", ASCENDING)],
+            name="by_user_and_given_end",
+            partialFilterExpression={"flags": "clock"},
+        ),
         IndexModel(
             [("idempotency_key", ASCENDING), ("key", ASCENDING)],
             name="one_per_idempotency_key",
@@ -41,13 +47,8 @@ MEMBERS = Collection("members")
 
 COLLECTIONS = (SHIFTS, TIMESHEETS, MEMBERS, OUTBOX, DEAD_LETTERS)
 
-CLOCK_SKEW_SECONDS = 60
-"""How far ahead of ours a game server's clock may be."""
-
 _DAY_SECONDS = 24 * 3600
 """No shift is longer."""
-
-_LONGEST_SET_BACK_SECONDS = 7 * _DAY_SECONDS
 
 
 class Repository:
@@ -141,27 +142,43 @@ def _near(claims: Sequence[Claim]) -> list[Document]:
 
     However old a claim is, and however many shifts the person has worked since, it reads those around it.
     """
-    by_day: dict[int, list[Claim]] = {}
+    by_day: dict[int, list[tuple[int, int, int]]] = {}
     for claim in claims:
-        by_day.setdefault(claim.started_at // _DAY_SECONDS, []).append(claim)
+        for start, end in _intervals(claim):
+            by_day.setdefault(start // _DAY_SECONDS, []).append((claim.user, start, end))
     filters: list[Document] = []
     for day in by_day.values():
-        start = min(claim.started_at for claim in day) - CLOCK_SKEW_SECONDS
-        end = max(_latest_end(claim) for claim in day) + CLOCK_SKEW_SECONDS
+        users, starts, ends = zip(*day, strict=True)
+        end = max(ends) + CLOCK_SECONDS
         filters.append(
             {
-                "user": {"$in": [claim.user for claim in day]},
-                "ended_at": {"$gt": start, "$lt": end + _DAY_SECONDS},
+                "user": {"$in": users},
+                "ended_at": {"$gt": min(starts) - CLOCK_SECONDS, "$lt": end + _DAY_SECONDS},
                 "started_at": {"$lt": end},
+            }
+        )
+    if by_end := [claim for claim in claims if _is_known_by_its_end(claim)]:
+        filters.append(
+            {
+                "flags": "clock",
+                "user": {"$in": [claim.user for claim in by_end]},
+                "given_ended_at": {"$in": [claim.given_ended_at for claim in by_end]},
             }
         )
     return filters
 
 
-def _latest_end(claim: Claim) -> int:
-    """Where a shift that the claim repeats may end: where it says, also if our clock was set back since."""
-    said = claim.arrived_at if claim.given_ended_at is None else claim.given_ended_at
-    return min(said, claim.arrived_at + _LONGEST_SET_BACK_SECONDS)
+def _intervals(claim: Claim) -> Iterator[tuple[int, int]]:
+    """Where the shifts lie that cover the claim's seconds, or that it repeats."""
+    yield claim.started_at, claim.ended_at
+    if _is_known_by_its_end(claim) and claim.is_moved:
+        # When the shift that it repeats was recorded, the clocks may have agreed.
+        assert claim.given_ended_at is not None  # noqa: S101 - or it were not moved
+        yield claim.given_ended_at - claim.duration, claim.given_ended_at
+
+
+def _is_known_by_its_end(claim: Claim) -> bool:
+    return claim.idempotency_key is None and claim.given_ended_at is not None
 
 
 def _look_up(name: str, collection: Collection, match: Document) -> Document:

@@ -17,10 +17,10 @@ from common.peers import Peer
 from shifts.errors import ImpossibleDuration, InvalidCertification, KeyReused, UnknownPlace
 from shifts.models import Claim, HeldCertification, LogQuery, Shift, Timesheet
 from shifts.plugins import PointsPolicy
-from shifts.repository import CLOCK_SKEW_SECONDS, Repository
+from shifts.repository import Repository
+from shifts.rules import check, repeats, uncovered_seconds
 
 LONGEST_SECONDS = 24 * 3600
-OLDEST_SECONDS = 7 * 24 * 3600
 OVERLAP_FLAG_SECONDS = 60
 DEADLINE_SECONDS = 2.3
 LOCKED_SECONDS = 0.3
@@ -59,8 +59,8 @@ class Shifts:
         """Record a shift, durably before this returns; answers whether it was recorded before.
 
         `key` is the name of the caller's key, `arrived_at` when the request came (Unix s). Raises
-        UnknownPlace, ImpossibleDuration, KeyReused, InvalidCertification, InvalidQuery for an `ended_at` out
-        of range, and Unavailable.
+        UnknownPlace, ImpossibleDuration, KeyReused, InvalidCertification, InvalidQuery for an `ended_at` of long
+        ago, and Unavailable.
         """
         place = self._group.places.get(query.place)
         if place is None:
@@ -77,6 +77,7 @@ class Shifts:
                     training=query.training,
                     duration=query.duration,
                     given_ended_at=query.ended_at,
+                    sent_at=query.now,
                     arrived_at=arrived_at,
                     key=key,
                     idempotency_key=idempotency_key,
@@ -161,6 +162,8 @@ class Shifts:
             flags.append("overlap")
         if claim.duration > longest:
             flags.append("long")
+        if claim.has_wrong_clock:
+            flags.append("clock")
         shift = Shift(
             id=claim.id,
             user=claim.user,
@@ -179,62 +182,3 @@ class Shifts:
             logged_at=datetime.now(UTC),
         )
         return shift, Timesheet(claim.user, (exact - floor(exact)).limit_denominator(FINEST_CARRY))
-
-
-def repeats(claim: Claim, used: Shift | None, near: Sequence[Shift]) -> bool:
-    """Whether the claim is a recorded shift told again.
-
-    `used` is the shift recorded under the claim's Idempotency-Key, if any; `near` are the person's shifts
-    around the claim. Raises KeyReused when the Idempotency-Key came with other parameters.
-    """
-    if claim.idempotency_key is not None:
-        if used is None:
-            return False
-        if (
-            used.user != claim.user
-            or used.given_ended_at != claim.given_ended_at
-            or not _is_same(claim, used)
-        ):
-            raise KeyReused
-        return True
-    if claim.given_ended_at is not None:
-        return any(shift.given_ended_at == claim.given_ended_at and _is_same(claim, shift) for shift in near)
-    return any(
-        2 * overlap_seconds(claim, shift) > claim.duration and _is_same(claim, shift) for shift in near
-    )
-
-
-def check(claim: Claim) -> None:
-    """Raises what a new shift is refused for: InvalidQuery for its time, InvalidCertification."""
-    if claim.given_ended_at is not None:
-        age = claim.arrived_at - claim.given_ended_at
-        if not -CLOCK_SKEW_SECONDS <= age <= OLDEST_SECONDS:
-            raise InvalidQuery("ended_at must be at most 60 seconds ahead and at most 7 days old")
-    if not claim.is_certified:
-        raise InvalidCertification
-
-
-def overlap_seconds(claim: Claim, shift: Shift) -> int:
-    """The seconds that both cover."""
-    return max(0, min(claim.ended_at, shift.ended_at) - max(claim.started_at, shift.started_at))
-
-
-def uncovered_seconds(start: int, end: int, covered: Sequence[tuple[int, int]]) -> int:
-    """The seconds of [start, end) that lie in none of the covered intervals, which may overlap."""
-    uncovered = 0
-    reached = start
-    for covered_start, covered_end in sorted(covered):
-        if covered_start >= end:
-            break
-        uncovered += max(0, covered_start - reached)
-        reached = max(reached, covered_end)
-    return uncovered + max(0, end - reached)
-
-
-def _is_same(claim: Claim, shift: Shift) -> bool:
-    return (claim.place, claim.server, claim.duration, claim.training) == (
-        shift.place,
-        shift.server,
-        shift.duration,
-        shift.training,
-    )
