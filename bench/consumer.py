@@ -25,13 +25,14 @@ from nats.js.errors import NotFoundError
 from accounts.main import open_service
 from accounts.repository import COLLECTIONS
 from common.app import Chassis, background
-from common.bus import STREAM, Bus
+from common.bus import Bus
 from common.consumer import Consumer
 from common.events import ShiftLogged, new_id
 from common.group import load_group
 from common.mongo import connect, migrate
 from common.outbox import Outbox
 from common.settings import Settings, read_settings
+from common.stream import STREAM
 
 NAME = "bench_consumer"
 PEOPLE = 5_000

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+import nats
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -181,6 +182,27 @@ async def test_a_nats_that_keeps_no_events_is_told_from_one_that_does_not_say(
         lines = await told()
     assert any(line.startswith("NATS 2.") for line in only(lines, "right"))
     assert [line for line in only(lines, "wrong") if line.startswith("NATS")] == [what]
+
+
+async def test_a_stream_that_does_not_fit_is_told_with_the_setting_to_change(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    no_room = {"sync_interval: always": "sync_interval: always, max_file_store: 100M"}
+    async with nats_with(tmp_path, no_room) as server:
+        environment.setenv("CALLBOARD_NATS_URL", server.url)
+        (line,) = [what for what in only(await told(), "wrong") if "stream" in what]
+        assert "set CALLBOARD_STREAM_MAX_BYTES to less" in line
+        environment.setenv("CALLBOARD_STREAM_MAX_BYTES", str(1 << 20))
+        assert any("has room for the stream CALLBOARD" in what for what in only(await told(), "right"))
+        assert "The stream CALLBOARD is as it should be, and has room." in only(await told(), "right")
+        environment.setenv("CALLBOARD_STREAM_MAX_BYTES", str(1 << 30))
+        lines = only(await told(), "warning")
+        assert any("CALLBOARD_STREAM_MAX_BYTES: 1048576 instead of 1073741824" in what for what in lines)
+        async with await nats.connect(server.url) as client:
+            for _ in range(10):
+                await client.jetstream(timeout=60).publish("callboard.filler.v1", b"x" * 100_000)
+        environment.setenv("CALLBOARD_STREAM_MAX_BYTES", str(1 << 20))
+        assert any("is nearly full" in what for what in only(await told(), "warning"))
 
 
 @pytest.mark.usefixtures("environment")

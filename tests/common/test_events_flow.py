@@ -17,13 +17,13 @@ from prometheus_client import REGISTRY
 from pymongo.errors import ConnectionFailure
 
 from common.app import Chassis, create_app
-from common.bus import STREAM
 from common.consumer import FAILURES_TO_DEAD_LETTER, Handler, _put_off_seconds
 from common.dead_letters import DEAD_LETTERS
 from common.events import ApplicationSubmitted, Event, RankChanged, new_id
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
+from common.stream import STREAM
 from tests.common.test_bus import connected
 from tests.support import Servers, settings, unique_id, wait_until
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import nats
 import pytest
 
-from common.bus import STREAM
+from common.stream import STREAM
 from tests.crashes.points import CRASH_POINTS
 from tests.support.machine import PATIENT, QUICK_ACK_WAIT, SERVICES, Change, Machine, machine
 

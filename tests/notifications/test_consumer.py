@@ -10,7 +10,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from common.bus import STREAM
+from common.stream import STREAM
 from notifications.main import create
 from notifications.settings import NotificationsSettings
 from tests.gateway.builders import changed_config

@@ -5,7 +5,7 @@ import shutil
 import nats
 from nats.js.errors import APIError
 
-from common.bus import STREAM
+from common.stream import STREAM
 from tests.support import unique_id, wait_until
 from tests.support.accounting import ONCE, STORED, count, is_counted, letters, log
 from tests.support.machine import Machine

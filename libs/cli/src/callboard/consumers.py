@@ -9,8 +9,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from callboard.system import SERVICES
-from common.bus import STREAM, consumer_config
+from common.bus import consumer_config
 from common.settings import Settings
+from common.stream import STREAM
 
 _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 5

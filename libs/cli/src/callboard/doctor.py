@@ -1,4 +1,4 @@
-"""Looks whether the configuration fits the real services; it changes nothing.
+"""Looks whether the configuration fits the real services; it changes nothing, but makes a stream that is missing.
 
 A line that is right and tells how to mend something is a warning.
 """
@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 import httpx
 import nats
 from nats.errors import Error as NatsError
-from nats.js.errors import ServiceUnavailableError
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 from pydantic import SecretStr
 from pymongo.errors import PyMongoError
 
@@ -32,6 +33,7 @@ from common.group import Group, load_group
 from common.mongo import Database, check_migrated
 from common.plugins import Examinable, Finding, load
 from common.settings import Settings, read_settings
+from common.stream import STREAM, differences, ensure_stream, wanted_stream, why_refused
 
 SERVICE_OF_POINT: Mapping[str, str] = {
     "callboard.identity": "accounts",
@@ -49,6 +51,7 @@ _CLOCK_TOLERANCE_SECONDS = 5.0
 _OLDEST_MONGODB = (6, 0)
 _OLDEST_MONGODB_WITH_FIXES = (7, 0)
 _OLDEST_NATS = (2, 11)
+_NEARLY_FULL = 0.9
 _PORTS_OPEN_TO_ROBLOX = (80, 443)
 _PORT_CLOSED_TO_ROBLOX = 1194
 
@@ -95,7 +98,7 @@ async def examine(given: Path | None, tell: Tell) -> None:
             async for finding in _examine_mongodb(databases):
                 tell(finding)
         if system is not None:
-            async for finding in _examine_nats(system.nats_url.get_secret_value()):
+            async for finding in _examine_nats(system):
                 tell(finding)
         for one in loaded:
             if isinstance(one.plugin, Examinable):
@@ -273,7 +276,7 @@ async def _examine_mongodb(databases: Mapping[str, Database]) -> AsyncIterator[F
         yield Finding(True, "The databases are up to date.")
 
 
-async def _examine_nats(urls: str) -> AsyncIterator[Finding]:
+async def _examine_nats(system: Settings) -> AsyncIterator[Finding]:
     causes: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -281,7 +284,7 @@ async def _examine_nats(urls: str) -> AsyncIterator[Finding]:
 
     try:
         client = await nats.connect(
-            urls.split(","),
+            system.nats_url.get_secret_value().split(","),
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0.1,
@@ -301,7 +304,9 @@ async def _examine_nats(urls: str) -> AsyncIterator[Finding]:
         name = f"NATS {version.major}.{version.minor}.{version.patch}"
         is_old = (version.major, version.minor) < _OLDEST_NATS
         yield Finding(not is_old, f"{name} answers.", "Callboard needs 2.11 or newer." if is_old else "")
-        await client.jetstream(timeout=2).account_info()
+        jetstream = client.jetstream(timeout=2)
+        await jetstream.account_info()
+        yield await _examine_stream(jetstream, system)
     except ServiceUnavailableError:
         yield Finding(
             False, "NATS runs without JetStream.", "docs/operating.md shows what its configuration needs."
@@ -315,6 +320,34 @@ async def _examine_nats(urls: str) -> AsyncIterator[Finding]:
     finally:
         with suppress(NatsError):
             await client.close()
+
+
+async def _examine_stream(jetstream: JetStreamContext, system: Settings) -> Finding:
+    wait = "Until then events wait in the outboxes, and none is lost; docs/operating.md, Events wait."
+    try:
+        info = await jetstream.stream_info(STREAM)
+    except NotFoundError:
+        # Whether it would fit is for NATS to say. A service that starts asks for the same.
+        try:
+            await ensure_stream(jetstream, system)
+        except NatsError as error:
+            return Finding(False, why_refused(error, system), wait)
+        return Finding(True, f"NATS has room for the stream {STREAM}, which was not there and is now.")
+    except NatsError as error:
+        return Finding(False, why_refused(error, system), wait)
+    if different := differences(info.config, wanted_stream(system)):
+        are = "; ".join(f"{name}: {values}" for name, values in different.items())
+        mend = (
+            "Services change it when they start with these settings; where NATS refuses that, their logs say why, "
+            "and events wait."
+        )
+        return Finding(True, f"The stream {STREAM} is not as the settings here want it ({are}).", mend)
+    if not info.config.max_bytes or info.state.bytes < _NEARLY_FULL * info.config.max_bytes:
+        return Finding(True, f"The stream {STREAM} is as it should be, and has room.")
+    full = f"The stream {STREAM} is nearly full: {info.state.bytes} of {info.config.max_bytes} bytes."
+    return Finding(
+        True, full, "Set CALLBOARD_STREAM_MAX_BYTES to more; full, it takes no events, which then wait."
+    )
 
 
 # -------------------------------------------------------------------------------------- the public URL

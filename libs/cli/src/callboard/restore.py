@@ -25,10 +25,10 @@ from callboard.replica_set import prepare_mongod
 from callboard.servers import is_ours, listens
 from callboard.supervisor import Component, Supervisor
 from callboard.system import only_one, stop_leftovers
-from common.bus import STREAM
 from common.mongo import RESTORING, Database, Documents
 from common.outbox import OUTBOX
 from common.settings import Settings
+from common.stream import STREAM
 
 _DATA = (
     ("shifts", "shifts"),

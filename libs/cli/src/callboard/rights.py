@@ -6,7 +6,7 @@ from typing import Any
 
 from callboard.databases import DATABASES
 from callboard.system import SERVICES
-from common.bus import STREAM, SUBJECTS
+from common.stream import STREAM, SUBJECTS
 
 OPS = "ops"
 """The user of the operator's command; the others are called like their service."""

@@ -1,4 +1,4 @@
-"""NATS JetStream: the stream, publishing to it, and taking messages from it."""
+"""NATS JetStream: publishing to the stream, and taking messages from it."""
 
 import asyncio
 import json
@@ -12,23 +12,24 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from common.errors import ServiceError, Unavailable
+from common.logs import LogThrottle
 from common.settings import Settings
+from common.stream import STREAM, ensure_stream, why_refused
 from common.tracing import TRACEPARENT_HEADER
 
 logger = logging.getLogger(__name__)
-
-STREAM = "CALLBOARD"
-SUBJECTS = "callboard.>"
 
 ACK_WAIT_SECONDS = 30.0
 BATCH = 256
 _PUBLISH_SECONDS = 2.0
 _PULL_SECONDS = 5.0
 FINISH_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 10.0
 _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
 
 
@@ -55,6 +56,7 @@ class Bus:
         self._service = service
         self._client: Client | None = None
         self._stream_is_there = asyncio.Event()
+        self._log_throttle = LogThrottle()
 
     @property
     def is_connected(self) -> bool:
@@ -86,10 +88,14 @@ class Bus:
             max_outstanding_pings=2,
             error_cb=self._note_error,
         )
+        pause = _FIRST_PAUSE_SECONDS
         while True:
-            if not self._stream_is_there.is_set():
-                await self._ensure_stream()
-            await asyncio.sleep(1 if self._stream_is_there.is_set() else 0.25)
+            if self._stream_is_there.is_set() or await self._ensure_stream():
+                pause = _FIRST_PAUSE_SECONDS
+                await asyncio.sleep(1)
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def close(self) -> None:
         """Send what is buffered (acknowledgements) and disconnect."""
@@ -181,30 +187,17 @@ class Bus:
             if status in ("404", "503"):
                 return  # no such consumer or stream (any more): start over
 
-    async def _ensure_stream(self) -> None:
-        wanted = StreamConfig(
-            name=STREAM,
-            subjects=[SUBJECTS],
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.NEW,
-            max_age=self._settings.stream_max_age_days * 86_400,
-            max_bytes=self._settings.stream_max_bytes,
-            num_replicas=self._settings.stream_replicas,
-            duplicate_window=120,
-        )
+    async def _ensure_stream(self) -> bool:
+        """Whether the stream is there now; if not, the log says why, and what to change."""
         try:
-            try:
-                found = (await self._jetstream.stream_info(STREAM)).config
-            except NotFoundError:
-                await self._jetstream.add_stream(wanted)
-            else:
-                checked = ("subjects", "discard", "max_age", "max_bytes", "num_replicas")
-                if any(getattr(found, name) != getattr(wanted, name) for name in checked):
-                    await self._jetstream.update_stream(wanted)
+            await ensure_stream(self._jetstream, self._settings)
         except (NatsError, ServiceError, TimeoutError) as error:
-            logger.warning("the stream cannot be checked yet: %s", type(error).__name__)
-        else:
-            self._stream_is_there.set()
+            reason = why_refused(error, self._settings)
+            if self._log_throttle.allows(reason):
+                logger.warning("events wait in the outbox: %s", reason)
+            return False
+        self._stream_is_there.set()
+        return True
 
     async def _ensure_consumer(self, durable: str, subjects: Sequence[str]) -> None:
         """Create the consumer, or add what its filter lacks.

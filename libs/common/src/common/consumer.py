@@ -14,11 +14,12 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from common import metrics
-from common.bus import FINISH_SECONDS, STREAM, Bus
+from common.bus import FINISH_SECONDS, Bus
 from common.dead_letters import DEAD_LETTERS, keep
 from common.errors import InvalidEvent, ServiceError
 from common.events import Event, parse_event
 from common.mongo import Database, is_outage
+from common.stream import STREAM
 from common.tracing import TRACEPARENT_HEADER, Tracer, trace_id
 
 logger = logging.getLogger(__name__)

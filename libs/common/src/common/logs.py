@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from common.tracing import trace_id, traceparent
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 key_name: ContextVar[str | None] = ContextVar("key_name", default=None)
+
+_SECONDS_BETWEEN_REPEATS = 60.0
 
 _lines: list[bytes] = []
 
@@ -53,6 +56,22 @@ def configure_logging(service: str, level: str) -> None:
     for name in ("httpx", "httpcore", "nats", "pymongo", "uvicorn.access"):
         # These name whole URLs or queries, which may hold what must stay private.
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class LogThrottle:
+    """Allows a text when it is another than the last one, and the same one once a minute."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._next_at = 0.0
+
+    def allows(self, text: str) -> bool:
+        """Whether to log this now."""
+        now = time.monotonic()
+        if text == self._last and now < self._next_at:
+            return False
+        self._last, self._next_at = text, now + _SECONDS_BETWEEN_REPEATS
+        return True
 
 
 def log_fields(logger: logging.Logger, fields: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ from pymongo.write_concern import WriteConcern
 from common import metrics
 from common.errors import Unavailable
 from common.events import Event
+from common.logs import LogThrottle
 from common.mongo import TIMEOUT_SECONDS, Collection, Database, Document, Session, is_outage
 from common.tracing import traceparent
 
@@ -86,7 +87,7 @@ class Outbox:
 
     async def relay(self, bus: "Bus") -> None:
         """Publish until cancelled: what is added here once it is committed, all else at a slow look."""
-        pause = 0.1
+        pause, throttle = 0.1, LogThrottle()
         while True:
             try:
                 await self.flush(bus)
@@ -103,7 +104,9 @@ class Outbox:
             except (PyMongoError, Unavailable) as error:
                 if isinstance(error, PyMongoError) and not is_outage(error):
                     raise
-                logger.warning("events wait in the outbox: %s", error.__cause__ or error)
+                reason = str(error.__cause__ or error)
+                if throttle.allows(reason):
+                    logger.warning("events wait in the outbox: %s", reason)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
