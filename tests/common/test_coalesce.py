@@ -135,6 +135,63 @@ async def test_who_has_waited_long_for_a_batch_that_fails_fails_with_it(
     assert rounds.batches == asked
 
 
+async def answers(coalescer: Coalescer[int, int], *items: int) -> list[type]:
+    """What the callers of these items get, all at once: a value, or what is raised."""
+    asked = (coalescer.submit(item) for item in items)
+    async with asyncio.timeout(30):
+        return [type(result) for result in await asyncio.gather(*asked, return_exceptions=True)]
+
+
+async def test_what_the_key_of_an_item_raises_goes_to_its_own_caller() -> None:
+    rounds = Rounds()
+    rounds.gate.set()
+    coalescer = Coalescer[int, int](rounds.double, key=lambda item: 1 // item)
+    assert await answers(coalescer, 1, 0, 2) == [int, ZeroDivisionError, int]
+
+
+async def test_no_caller_waits_for_ever_when_own_error_raises() -> None:
+    async def run(_: Sequence[int]) -> list[int]:
+        raise KeyError
+
+    def own_error(_: Exception) -> bool:
+        raise ZeroDivisionError
+
+    assert await answers(Coalescer(run, own_error=own_error), 1, 2) == [ZeroDivisionError] * 2
+
+
+@pytest.mark.parametrize(
+    ("results", "raised"), [([1], RuntimeError), ([1, 2, 3], RuntimeError), (None, TypeError)]
+)
+async def test_no_caller_waits_for_ever_when_a_batch_is_answered_with_another_number_of_results(
+    results: list[int], raised: type[Exception]
+) -> None:
+    async def run(_: Sequence[int]) -> list[int]:
+        return results
+
+    assert await answers(Coalescer(run), 1, 2) == [raised] * 2
+
+
+async def test_no_caller_waits_for_ever_when_the_work_is_cancelled() -> None:
+    started = asyncio.Event()
+
+    async def run(items: Sequence[int]) -> list[int]:
+        started.set()
+        await asyncio.Event().wait()
+        return list(items)
+
+    coalescer = Coalescer[int, int](run)
+    before = asyncio.all_tasks()
+    first = asyncio.create_task(coalescer.submit(1))
+    await started.wait()
+    second = asyncio.create_task(coalescer.submit(2))
+    await asyncio.sleep(0)
+    (worker,) = asyncio.all_tasks() - before - {first, second}
+    worker.cancel()
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+
+
 # --------------------------------------------------------------------------------------------- merging
 
 

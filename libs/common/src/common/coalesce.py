@@ -19,8 +19,8 @@ Result = TypeVar("Result")
 _PATIENCE_SECONDS = 0.2
 
 
-_Entry = tuple[Item, asyncio.Future[Result], float]
-"""What is asked, who waits for the answer, and since when."""
+_Entry = tuple[Item, Hashable, asyncio.Future[Result], float]
+"""What is asked, its key, who waits for the answer, and since when."""
 
 
 class Coalescer(Generic[Item, Result]):
@@ -33,6 +33,9 @@ class Coalescer(Generic[Item, Result]):
     for it for a while: the next batch may take as long again.
 
     With `key`, a batch holds at most one item of each key; the others wait for a later batch, in order.
+
+    No caller is left waiting: what `key` raises goes to its own caller; what `own_error` raises, and a number of
+    results that is not that of the items, to every caller of the batch.
 
     `gather_seconds` is for batches that cost much however small they are. Callers who were just answered come
     back one by one; the first would be a batch alone, with all the others waiting for it. So a batch waits
@@ -61,8 +64,9 @@ class Coalescer(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """The item's result. A caller that is cancelled leaves; its item may still be run."""
+        key = self._key(item) if self._key is not None else None
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future, time.monotonic()))
+        self._waiting.append((item, key, future, time.monotonic()))
         if len(self._waiting) >= self._wanted:
             self._is_enough.set()
         if self._worker is None:
@@ -77,6 +81,11 @@ class Coalescer(Generic[Item, Result]):
                 await self._settle(batch)
                 if self._gather_seconds:
                     await self._gather(len(batch) + len(self._waiting), time.monotonic() - started)
+        except BaseException:  # the worker itself was cancelled
+            for *_, future, _ in self._waiting:
+                future.cancel()
+            self._waiting.clear()
+            raise
         finally:
             self._worker = None
 
@@ -95,11 +104,10 @@ class Coalescer(Generic[Item, Result]):
         keys: set[Hashable] = set()
         while self._waiting and len(batch) < self._limit:
             entry = self._waiting.popleft()
-            item, future, _ = entry
+            _, key, future, _ = entry
             if future.done():  # its caller gave up before the item was started
                 continue
             if self._key is not None:
-                key = self._key(item)
                 if key in keys:
                     postponed.append(entry)
                     continue
@@ -109,22 +117,19 @@ class Coalescer(Generic[Item, Result]):
         return batch
 
     async def _settle(self, batch: list[_Entry[Item, Result]]) -> None:
+        futures = [future for *_, future, _ in batch]
         try:
-            results = await self._run([item for item, _, _ in batch])
+            results = await self._run([item for item, *_ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"a batch of {len(batch)} items was answered with {len(results)} results")
         except Exception as error:
-            is_own = self._own_error(error)
-            if is_own and len(batch) > 1:
-                await asyncio.gather(*(self._settle([entry]) for entry in batch))
-            else:
-                for _, future, _ in batch if is_own else [*batch, *self._impatient()]:
-                    if not future.done():
-                        future.set_exception(error)
+            await self._fail(batch, error)
             return
         except BaseException:
-            for _, future, _ in batch:
+            for future in futures:
                 future.cancel()
             raise
-        for (_, future, _), result in zip(batch, results, strict=True):
+        for future, result in zip(futures, results, strict=True):
             if future.done():
                 continue
             if isinstance(result, Exception):
@@ -132,9 +137,21 @@ class Coalescer(Generic[Item, Result]):
             else:
                 future.set_result(result)
 
+    async def _fail(self, batch: list[_Entry[Item, Result]], error: Exception) -> None:
+        try:
+            is_own = self._own_error(error)
+        except Exception as fault:
+            error, is_own = fault, False
+        if is_own and len(batch) > 1:
+            await asyncio.gather(*(self._settle([entry]) for entry in batch))
+            return
+        for *_, future, _ in batch if is_own else [*batch, *self._impatient()]:
+            if not future.done():
+                future.set_exception(error)
+
     def _impatient(self) -> list[_Entry[Item, Result]]:
         latest = time.monotonic() - _PATIENCE_SECONDS
-        return [entry for entry in self._waiting if entry[2] <= latest]
+        return [entry for entry in self._waiting if entry[3] <= latest]
 
 
 class Merger(Generic[Item, Result]):
