@@ -24,7 +24,7 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
         ("10.0.0.1", "198.51.100.9, 203.0.113.7 , 10.2.0.1", TRUSTED, "203.0.113.7"),
         ("10.0.0.1", "10.3.0.1, 10.2.0.1", TRUSTED, "10.3.0.1"),
         ("10.0.0.1", "203.0.113.7, unknown", TRUSTED, "10.0.0.1"),
-        ("10.0.0.1", "203.0.113.7, 10.2.0.1:443", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.7, 10.2.0.1:443", TRUSTED, "203.0.113.7"),
         ("fd00::1", "2001:db8::7", TRUSTED, "2001:db8::7"),
         ("::ffff:10.0.0.1", "::ffff:203.0.113.7", TRUSTED, "203.0.113.7"),
         ("::ffff:10.0.0.1", "203.0.113.7", (), "10.0.0.1"),
@@ -35,8 +35,27 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
         ("fd00::1", "203.0.113.7, 10.2.0.1, fd12::3", TRUSTED, "203.0.113.7"),
         ("fd00::1", "2001:DB8:0:0::7", TRUSTED, "2001:db8::7"),
         ("10.0.0.1", "::ffff:10.0.0.9", TRUSTED, "10.0.0.9"),
-        ("10.0.0.1", "[2001:db8::7]", TRUSTED, "10.0.0.1"),
-        ("10.0.0.1", "[2001:db8::7]:443", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "[2001:db8::7]", TRUSTED, "2001:db8::7"),
+        ("10.0.0.1", "[2001:db8::7]:51008", TRUSTED, "2001:db8::7"),
+        ("10.0.0.1", "203.0.113.7:51008", TRUSTED, "203.0.113.7"),
+        ("10.0.0.1", "198.51.100.9:1, 203.0.113.7:51008 , [fd00::2]:443", TRUSTED, "203.0.113.7"),
+        ("10.0.0.1", '"203.0.113.7:51008"', TRUSTED, "203.0.113.7"),
+        ("10.0.0.1", '"[2001:db8::7]:51008"', TRUSTED, "2001:db8::7"),
+        ("10.0.0.1", '"2001:db8::7"', TRUSTED, "2001:db8::7"),
+        ("10.0.0.1", "[::ffff:203.0.113.7]:51008", TRUSTED, "203.0.113.7"),
+        ("10.0.0.1", "fe80::7%eth0", TRUSTED, "fe80::7"),
+        ("10.0.0.1", "[fe80::7%eth0]:51008", TRUSTED, "fe80::7"),
+        ("fd00::1%eth0", "203.0.113.7", TRUSTED, "203.0.113.7"),
+        ("10.0.0.1", "unknown", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "_hidden:51008", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", '"203.0.113.7', TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.7:", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.7:http", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "203.0.113.7:123456", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "[203.0.113.7]:80", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "[2001:db8::7", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "[]:80", TRUSTED, "10.0.0.1"),
+        ("10.0.0.1", "[2001:db8::7]51008", TRUSTED, "10.0.0.1"),
         ("10.0.0.1", "203.0.113.7,", TRUSTED, "10.0.0.1"),
         ("10.0.0.1", ",", TRUSTED, "10.0.0.1"),
         ("10.0.0.1", "203.0.113.7, , 10.2.0.1", TRUSTED, "10.2.0.1"),
@@ -72,6 +91,30 @@ async def test_a_key_for_a_network_passes_behind_a_trusted_proxy_and_nowhere_els
         assert (await behind_a_proxy.get("/profile", headers=headers)).status_code == 200
         headers["X-Forwarded-For"] = "203.0.113.7, 198.51.100.1"
         assert (await behind_a_proxy.get("/profile", headers=headers)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("network", "address"),
+    [
+        ("::ffff:203.0.113.0/120", "203.0.113.7:51008"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("203.0.113.0/24", "[::ffff:203.0.113.7]:51008"),
+        ("fe80::7%eth0", "fe80::7%eth1"),
+        ("2001:db8::/32", "[2001:db8::7]:51008"),
+    ],
+)
+async def test_an_address_is_in_its_network_however_both_are_written(
+    servers: Servers, network: str, address: str
+) -> None:
+    key = await make_key(servers, networks=[network])
+    # Behind proxies whose networks are written in odd ways too.
+    proxies = ["::ffff:127.0.0.0/104", "fe80::1%eth0/128"]
+    async with open_gateway(servers, echoes(), trusted_proxies=proxies) as client:
+        for hops in (address, f"{address}, [fe80::1]:443"):
+            headers = {"x-api-key": key, "X-Forwarded-For": hops}
+            assert (await client.get("/profile", headers=headers)).status_code == 200
+        headers = {"x-api-key": key, "X-Forwarded-For": "198.51.100.1:51008"}
+        assert (await client.get("/profile", headers=headers)).status_code == 403
 
 
 async def test_no_other_header_says_whose_request_it_is(servers: Servers) -> None:

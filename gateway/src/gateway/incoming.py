@@ -1,10 +1,11 @@
 """What of a request is read, and what of it a service may see."""
 
 import asyncio
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import quote_from_bytes, unquote_plus
 
 from starlette.types import Receive
@@ -12,13 +13,13 @@ from starlette.types import Receive
 from common.errors import InvalidQuery
 from common.query import parse_pairs
 from gateway.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
+from gateway.models import Network
 
 Header = tuple[bytes, bytes]
-Network = IPv4Network | IPv6Network
 
 BODY_SECONDS = 10.0
 _LONGEST_NAME = 64
-_LONGEST_ADDRESS = 45
+_LONGEST_ADDRESS = 72
 """Beyond these, what callers send is not kept in the caches below."""
 _DISCARDED_BYTES = 1 << 20
 """Read beyond the limit before a large body is refused: most clients read no answer before all is sent."""
@@ -89,28 +90,54 @@ def read_query(raw: bytes) -> tuple[Sequence[tuple[str, str]], bytes]:
 
 
 def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
-    """Whose request it is: the peer, or whom the trusted proxies say they were called by, nearest first."""
+    """The client: the peer, or the address in front of the trusted proxies, which are read from the right.
+
+    An entry that is no address (such as `unknown`) ends the reading: the proxy that wrote it counts as the client,
+    as nothing further left can be trusted.
+    """
     text, address = _parse_address(peer)
     hops = forwarded_for.split(",")
     while hops and address and any(address in network for network in trusted):
         hop = hops.pop().strip()
         if len(hop) > _LONGEST_ADDRESS:
             break
-        before_text, before = _parse_address(hop)
+        before_text, before = _parse_hop(hop)
         if before is None:
             break
         text, address = before_text, before
     return text
 
 
+_HOP = re.compile(
+    r"""("?)
+    (?: \[ ([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]* (?:%[\w.-]+)?) \] (?: :[0-9]{1,5} )?
+      | ([0-9.]+) (?: :[0-9]{1,5} )?
+      | ([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]* (?:%[\w.-]+)?)
+    ) \1""",
+    re.ASCII | re.VERBOSE,
+)
+"""An address as proxies write it: some add the port, then IPv6 stands in brackets, and some add quotes."""
+
+_Parsed = tuple[str, IPv4Address | IPv6Address | None]
+
+
 @lru_cache(4096)
-def _parse_address(text: str) -> tuple[str, IPv4Address | IPv6Address | None]:
+def _parse_hop(text: str) -> _Parsed:
+    """An entry of X-Forwarded-For, without its port; None for what is no address."""
+    found = _HOP.fullmatch(text)
+    return _parse_address(found[2] or found[3] or found[4]) if found else (text, None)
+
+
+@lru_cache(4096)
+def _parse_address(text: str) -> _Parsed:
     """The address, and how it is written; None for what is no address."""
     try:
         address = ip_address(text)
     except ValueError:
         return text, None
-    address = (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+    if isinstance(address, IPv6Address):
+        # Without its zone, which means something on the sender's machine only.
+        address = address.ipv4_mapped or IPv6Address(int(address))
     return str(address), address
 
 

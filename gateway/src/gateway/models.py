@@ -12,6 +12,8 @@ from common.group import PlaceId
 
 KeyScope = Literal["roblox", "discord", "operator"]
 
+_MAPPED_BITS = 96
+"""What stands before the 32 bits of an IPv4 address in an IPv6 one."""
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|min|h|day)")
 _UNITS = {"s": 1, "min": 60, "h": 3600, "day": 86_400}
 
@@ -41,6 +43,19 @@ Rate = Annotated[str, AfterValidator(_is_a_rate)]
 """How often: a number per s, min, h or day, such as "500/min"."""
 
 
+def _as_it_is_compared(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    if isinstance(network, IPv6Network):
+        mapped = network.network_address.ipv4_mapped
+        if mapped and network.prefixlen >= _MAPPED_BITS:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+        return IPv6Network((int(network.network_address), network.prefixlen))
+    return network
+
+
+Network = Annotated[IPv4Network | IPv6Network, AfterValidator(_as_it_is_compared)]
+"""A network as clients' addresses are compared with it: an IPv4 one within IPv6 as IPv4, without a zone."""
+
+
 class Key(BaseModel):
     """All that is known of a key, which is not the key itself.
 
@@ -55,7 +70,7 @@ class Key(BaseModel):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     scope: KeyScope
     places: frozenset[PlaceId] = frozenset()
-    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    networks: tuple[Network, ...] = ()
     rate: Rate | None = None
     expires_at: AwareDatetime | None = None
     created_at: AwareDatetime

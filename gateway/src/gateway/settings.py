@@ -1,12 +1,12 @@
 """What the gateway reads from its environment."""
 
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from common.settings import ProcessSettings
+from gateway.models import Network
 
 BaseUrl = Annotated[
     str, StringConstraints(pattern=r"^https?://([^/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$")
@@ -20,7 +20,7 @@ class GatewaySettings(ProcessSettings):
         {},
         description="where each service listens, as JSON: name to http or https URLs; else http://<name>:8000",
     )
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+    trusted_proxies: tuple[Network, ...] = Field(
         (), description="networks whose X-Forwarded-For is believed, as a JSON list"
     )
     metrics_host: str = Field(
