@@ -18,6 +18,7 @@ from applications.repository import Repository
 from applications.settings import ApplicationsSettings
 from common.errors import ServiceError, UserNotFound
 from common.mongo import Database, Document, connect, transaction
+from common.peers import KEY_NAME_HEADER
 from tests.support import Servers, running, settings
 
 GUEST, TRAINEE, CAST, MANAGER = 0, 10, 20, 40
@@ -83,9 +84,14 @@ class Park:
     database: Database
     accounts: Accounts = field(default_factory=Accounts)
 
-    async def upload(self, user: int, **answers: Any) -> httpx.Response:
+    async def upload(
+        self, user: int, *, key: str | None = None, caller: str = "game", **answers: Any
+    ) -> httpx.Response:
         return await self.client.post(
-            "/application/upload", params={"id": user}, json=four_answers(**answers)
+            "/application/upload",
+            params={"id": user},
+            json=four_answers(**answers),
+            headers=act_headers(key, caller),
         )
 
     async def approve(self, user: int, moderator: str = "ParkManager") -> httpx.Response:
@@ -139,6 +145,11 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
     client, found = connect(settings(ApplicationsSettings, servers, public_url=PUBLIC_URL), "applications")
     async with client:
         yield found
+
+
+def act_headers(key: str | None, caller: str) -> dict[str, str]:
+    """The headers of an act that the API key `caller` does, with this Idempotency-Key if any."""
+    return {KEY_NAME_HEADER: caller} | ({"Idempotency-Key": key} if key is not None else {})
 
 
 async def begin_approval(applications: Database, user: int, moderator: str = "ParkManager") -> Record:

@@ -25,6 +25,7 @@ def patient() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("common.mongo.TIMEOUT_SECONDS", 20.0)
+        patch.setattr("common.idempotency._WAIT_SECONDS", 60.0)
         patch.setattr("applications.service._FINISH_EVERY_SECONDS", 86_400.0)
         for name in SHIPPED:
             patch.setattr(name, timedelta(seconds=60) if name.endswith("LEASE") else 60.0)

@@ -139,7 +139,7 @@ async def test_fields_that_nobody_asked_for_are_ignored(shared_park: Park) -> No
     ],
 )
 async def test_the_question_that_is_wrong_is_named(
-    shared_park: Park, question: str, value: object, why: str
+    shared_park: Park, question: str, value: Any, why: str
 ) -> None:
     user = unique_id()
     answer = await shared_park.upload(user, **{question: value})

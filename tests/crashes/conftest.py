@@ -13,7 +13,11 @@ from tests.support.machine import PATIENT, QUICK_ACK_WAIT, SERVICES, Change, Mac
 @pytest.fixture(scope="package")
 async def park() -> AsyncIterator[Machine]:
     """The four services; a dead one's work is soon free for others, and a second copy of an event is not known."""
-    soon = (QUICK_ACK_WAIT, Change("applications.repository:LEASE", "set", 0.1))
+    soon = (
+        QUICK_ACK_WAIT,
+        Change("applications.repository:LEASE", "set", 0.1),
+        Change("common.idempotency:PENDING", "set", 0.1),
+    )
     # Only at its start does applications finish what others left: later, it would come before the next request.
     once = Change("applications.service:_FINISH_EVERY_SECONDS", "set", 86_400.0)
     async with machine(changes=[*soon, once, *PATIENT, *CRASH_POINTS]) as one:

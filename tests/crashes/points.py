@@ -12,7 +12,16 @@ NOT_ACKNOWLEDGED = "ledger written but not acknowledged"
 NOT_RANKED = "approving recorded, but no rank set"
 NOT_TOLD = "rank set, but not recorded in accounts"
 NOT_APPROVED = "rank set but approval not recorded"
+NOT_KEPT = "upload begun, but its text not kept"
+NOT_SUBMITTED = "text kept, but not recorded"
+NOT_SHOWN = "application recorded, but not answered"
 NOT_TERMINATED = "dead letter written, but the event not ended"
+
+UPLOAD_POINTS = (
+    Change("applications.plugins.store:Store.publish", "die before", name=NOT_KEPT),
+    Change("applications.plugins.store:Store.publish", "die after", name=NOT_SUBMITTED),
+    Change("applications.service:transaction", "die after", name=NOT_SHOWN),
+)
 
 # A group commit: the first transaction is that of the first request alone, the next that of those who waited.
 CRASH_POINTS = (
@@ -27,4 +36,5 @@ CRASH_POINTS = (
     Change("common.peers:Peer.post", "die before", name=NOT_RANKED),
     Change("accounts.plugins.local:LocalRanking.set", "die after", name=NOT_TOLD),
     Change("common.peers:Peer.post", "die after", name=NOT_APPROVED),
+    *UPLOAD_POINTS,
 )

@@ -54,7 +54,7 @@ IDEMPOTENCY_PARAMETER: Mapping[str, Any] = {
     "description": "Made once for each act, and sent again with each retry: the act is done once.",
     "schema": {"type": "string", "maxLength": _MAX_LENGTH},
 }
-REPLAYED_RESPONSE: Mapping[str, Any] = {
+REPLAYED_RESPONSE: dict[str, Any] = {
     "headers": {
         "Idempotent-Replayed": {
             "description": "an earlier request with the same Idempotency-Key did this",

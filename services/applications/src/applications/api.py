@@ -14,7 +14,8 @@ from applications.errors import AlreadyRanked, ApplicationNotFound, BodyTooLarge
 from applications.models import Answers, ApproveAnswer, ApproveQuery, UploadAnswer, UploadQuery
 from applications.service import Applications
 from common.app import answer
-from common.errors import InvalidQuery, UserNotFound, error_responses
+from common.errors import InvalidQuery, KeyReused, StillRunning, UserNotFound, error_responses
+from common.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED, REPLAYED_RESPONSE, read_attempt
 from common.query import query_parameters, read_query, validate
 
 LARGEST_BODY = 192 * 1024
@@ -35,20 +36,21 @@ router = APIRouter()
 @router.post(
     "/application/upload",
     response_model=UploadAnswer,
-    responses=error_responses(BodyTooLarge),
-    openapi_extra=query_parameters(UploadQuery)
-    | {
+    responses={**error_responses(BodyTooLarge, KeyReused, StillRunning), 200: REPLAYED_RESPONSE},
+    openapi_extra={
+        "parameters": [*query_parameters(UploadQuery)["parameters"], IDEMPOTENCY_PARAMETER],
         "requestBody": {
             "required": True,
             "content": {kind: {"schema": Answers.model_json_schema()} for kind in (_JSON, _FORM, _MULTIPART)},
-        }
+        },
     },
 )
 async def upload(request: Request) -> Response:
     """Take an application, and tell the URL where its text can be read."""
     query = read_query(UploadQuery, request)
     answers = validate(Answers, await _read_body(request))
-    return answer(UploadAnswer(url=await _service(request).submit(query.id, answers)))
+    url, is_repeat = await _service(request).submit(query.id, answers, read_attempt(request, query, answers))
+    return answer(UploadAnswer(url=url), headers=REPLAYED if is_repeat else None)
 
 
 @router.get(

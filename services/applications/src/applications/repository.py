@@ -6,8 +6,10 @@ from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
+from applications.errors import ApplicationNotFound
 from applications.models import Record, Refusal
 from common.events import new_id
+from common.idempotency import IDEMPOTENCY
 from common.mongo import Collection, Database, Session
 from common.outbox import OUTBOX
 
@@ -43,7 +45,7 @@ DOCUMENTS = Collection(
     indexes=(IndexModel([("expires_at", ASCENDING)], name="forget_expired", expireAfterSeconds=0),),
 )
 
-COLLECTIONS = (APPLICATIONS, DOCUMENTS, OUTBOX)
+COLLECTIONS = (APPLICATIONS, DOCUMENTS, IDEMPOTENCY, OUTBOX)
 
 LEASE = timedelta(seconds=7)
 """How long one attempt to finish an approval keeps others away; longer than the attempt can take."""
@@ -82,6 +84,13 @@ class Repository:
         await self._applications.insert_one(
             record.model_dump(by_alias=True, exclude_none=True), session=session
         )
+
+    async def url(self, application: str) -> str:
+        """Where the text of this application can be read. Raises ApplicationNotFound."""
+        found = await self._applications.find_one({"_id": application}, {"url": True})
+        if found is None:
+            raise ApplicationNotFound
+        return str(found["url"])
 
     async def approvals_of(self, user: int, session: Session | None = None) -> list[Record]:
         """The user's approvals that are under way or done, in one order."""

@@ -13,6 +13,7 @@ from applications.repository import Repository
 from common.errors import InvalidQuery, ServiceError, Unavailable
 from common.events import ApplicationApproved, ApplicationSubmitted, new_id
 from common.group import Group
+from common.idempotency import Attempt, IdempotencyRecords
 from common.mongo import Database, Session, is_outage, transaction
 from common.outbox import Outbox
 from common.peers import Peer
@@ -45,31 +46,39 @@ class Applications:
         self._outbox = outbox
         self._accounts = accounts
         self._documents = documents
+        self._attempts = IdempotencyRecords(database)
         self._public_url = public_url.rstrip("/") + "/"
 
-    async def submit(self, user: int, answers: Answers) -> str:
-        """Take an application and answer the URL where its text can be read. Raises InvalidQuery."""
+    async def submit(self, user: int, answers: Answers, attempt: Attempt | None) -> tuple[str, bool]:
+        """Take an application and answer the URL where its text can be read, and whether an earlier attempt did it.
+
+        Raises InvalidQuery, KeyReused and StillRunning.
+        """
         longest = self._group.applications.longest_answer
         for question, text in answers:
             if len(text) > longest:
                 raise InvalidQuery(f"{question} must be at most {longest} characters")
-        now = datetime.now(UTC)
-        published = await self._documents.publish(self._page(user, answers, now))
-        path, copy = published if isinstance(published, Published) else (published, None)
-        url = urljoin(self._public_url, path)
-        copy_url = copy and urljoin(self._public_url, copy)
-        record = Record(
-            id=new_id(), user=user, status="submitted", submitted_at=now, url=url, copy_url=copy_url
-        )
-        event = ApplicationSubmitted(application=record.id, user=user, url=url, copy_url=copy_url)
+        async with self._attempts.claim(attempt) as claim:
+            if claim.made:
+                return await self._repository.url(claim.made["application"]), True
+            now = datetime.now(UTC)
+            published = await self._documents.publish(self._page(user, answers, now))
+            path, copy = published if isinstance(published, Published) else (published, None)
+            url = urljoin(self._public_url, path)
+            copy_url = copy and urljoin(self._public_url, copy)
+            record = Record(
+                id=new_id(), user=user, status="submitted", submitted_at=now, url=url, copy_url=copy_url
+            )
+            event = ApplicationSubmitted(application=record.id, user=user, url=url, copy_url=copy_url)
 
-        async def work(session: Session) -> None:
-            await self._repository.add(session, record)
-            await self._outbox.add(session, [event])
+            async def work(session: Session) -> None:
+                await self._repository.add(session, record)
+                await self._outbox.add(session, [event])
+                await claim.finish(session, {"application": record.id})
 
-        await transaction(self._database, work)
+            await transaction(self._database, work)
         self._outbox.wake()
-        return url
+        return url, False
 
     async def text(self, token: str) -> str:
         """The text of an application. Raises ApplicationNotFound."""
