@@ -102,16 +102,29 @@ async def test_while_accounts_is_away_nothing_is_changed(servers: Servers, chang
     assert answer.headers["retry-after"] == "1"
 
 
+async def told(park: Park, member: Member) -> dict[str, tuple[bool, int, datetime]]:
+    """What other services are told by code: whether it is held, the version, and since when."""
+    held = json.loads(await park.held(member))["certifications"]
+    return {
+        code: (one["held"], one["version"], datetime.fromisoformat(one["changed_at"]))
+        for code, one in held.items()
+    }
+
+
 async def test_other_services_are_told_what_is_held_and_what_was_revoked(park: Park) -> None:
     member = park.accounts.member()
     assert await park.held(member) == '{"certifications":{}}'
     await park.grant(member, "tot")
-    assert await park.held(member) == '{"certifications":{"tot":{"held":true,"version":1}}}'
+    (granted,) = await park.records(member)
+    assert await told(park, member) == {"tot": (True, 1, granted["granted_at"])}
     await park.revoke(member, "tot")
     await park.grant(member, "char")
-    assert json.loads(await park.held(member)) == {
-        "certifications": {"tot": {"held": False, "version": 2}, "char": {"held": True, "version": 1}}
+    char, tot = await park.records(member)
+    assert await told(park, member) == {
+        "tot": (False, 2, tot["revoked_at"]),
+        "char": (True, 1, char["granted_at"]),
     }
+    assert granted["granted_at"] <= tot["revoked_at"] <= char["granted_at"]
 
 
 async def test_the_largest_id_is_kept_as_it_is(park: Park) -> None:
@@ -119,7 +132,7 @@ async def test_the_largest_id_is_kept_as_it_is(park: Park) -> None:
     await park.grant(member)
     (record,) = await park.records(member)
     assert record["user"] == 2**63 - 1
-    assert await park.held(member) == '{"certifications":{"tot":{"held":true,"version":1}}}'
+    assert await told(park, member) == {"tot": (True, 1, record["granted_at"])}
 
 
 async def test_what_others_hold_is_told_to_services_only(park: Park) -> None:

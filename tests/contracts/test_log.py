@@ -146,14 +146,18 @@ async def test_a_grant_counts_for_a_shift_from_the_moment_it_was_answered(park: 
         assert (await park.log(person.id, 60, place=1002)).text == SUCCESS
 
 
-async def test_a_revoked_certification_no_longer_counts(park: Park) -> None:
+async def test_a_revoked_certification_counts_for_a_shift_that_had_begun_and_for_none_after(
+    park: Park,
+) -> None:
     person = park.person(TRAINEE)
     assert (await park.grant(person.username)).status_code == 200
     assert (await park.log(person.id, 60, place=1002, ago=1000)).text == SUCCESS
     assert (await park.revoke(person.username)).status_code == 200
 
+    assert (await park.log(person.id, 60, place=1002, ago=0)).text == SUCCESS
+
     async def is_refused_now() -> bool:
-        return (await park.log(person.id, 60, place=1002, ago=500)).text == INVALID_CERTIFICATION
+        return (await park.log(person.id, 1, place=1002, ago=0)).text == INVALID_CERTIFICATION
 
     await wait_until(is_refused_now)
 

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 
 NOW = int(time.time()) - 20_000
 DAY = 24 * 3600
+REVOKED_AT = datetime.fromtimestamp(NOW, UTC)
 
 
 async def recorded(park: Park, user: int) -> list[dict[str, object]]:
@@ -279,7 +282,14 @@ async def test_the_newest_of_a_certification_wins_in_any_order_and_however_often
     user = unique_id()
 
     def change(kind: type[CertificationGranted] | type[CertificationRevoked], version: int) -> object:
-        return kind(user=user, username="A", certification="tot", version=version, moderator="M")
+        return kind(
+            occurred_at=REVOKED_AT,
+            user=user,
+            username="A",
+            certification="tot",
+            version=version,
+            moderator="M",
+        )
 
     newest = change(CertificationRevoked, 2)
     older = change(CertificationGranted, 1)
@@ -288,5 +298,66 @@ async def test_the_newest_of_a_certification_wins_in_any_order_and_however_often
         assert await on_certification_changed(park.service, [newest, older]) == 2  # type: ignore[list-item]
     kept = await park.database["members"].find_one({"_id": user})
     assert kept is not None
-    assert kept["certifications"]["tot"] == {"held": False, "version": 2}
-    assert (await log(park.client, shift(id=user, place=1002))).status_code == 400
+    assert kept["certifications"]["tot"] == {"held": False, "version": 2, "changed_at": REVOKED_AT}
+    late = shift(id=user, place=1002, ended_at=int(REVOKED_AT.timestamp()) + 600)
+    assert (await log(park.client, late)).status_code == 400
+
+
+async def revoke(park: Park, user: int, **changes: Any) -> None:
+    """The copy learns that `tot` was revoked at NOW."""
+    fact = {"user": user, "username": "A", "certification": "tot", "version": 2, "moderator": "M"}
+    revoked = CertificationRevoked(**{"occurred_at": REVOKED_AT, **fact, **changes})
+    assert await on_certification_changed(park.service, [revoked]) == 0
+
+
+async def test_a_certification_revoked_after_the_shift_had_begun_still_counts(park: Park) -> None:
+    user = unique_id()
+    await revoke(park, user)
+    for ended_at, status in ((NOW + 600, 400), (NOW + 599, 200), (NOW - 5000, 200), (NOW + 3000, 400)):
+        answer = await log(park.client, shift(id=user, place=1002, ended_at=ended_at, duration=600))
+        assert answer.status_code == status, ended_at
+
+
+async def test_a_certification_revoked_after_the_shift_had_begun_counts_when_only_its_owner_knows_when(
+    park: Park,
+) -> None:
+    user = unique_id()
+    record = {"user": user, "code": "tot", "held": False, "version": 2, "revoked_at": REVOKED_AT}
+    await park.certifications["certifications"].insert_one(record)
+    during, after = (shift(id=user, place=1002, ended_at=NOW + later) for later in (300, 900))
+    assert (await log(park.client, after)).status_code == 400
+    assert (await log(park.client, during)).status_code == 200
+    kept = await park.database["members"].find_one({"_id": user})
+    assert kept is not None
+    assert kept["certifications"]["tot"] == {"held": False, "version": 2, "changed_at": REVOKED_AT}
+
+
+async def test_a_revocation_of_a_copy_that_knows_no_time_counts_as_before(park: Park) -> None:
+    user = unique_id()
+    await park.database["members"].insert_one(
+        {"_id": user, "certifications": {"tot": {"held": False, "version": 2, "of a newer version": 1}}}
+    )
+    assert (await log(park.client, shift(id=user, place=1002, ended_at=NOW))).status_code == 400
+
+
+async def test_the_interval_is_judged_by_the_corrected_clock(park: Park) -> None:
+    user, fast = unique_id(), 7200
+    await revoke(park, user)
+    begun_before = shift(id=user, place=1002, ended_at=NOW + 500 + fast, now=int(time.time()) + fast)
+    assert (await log(park.client, begun_before)).status_code == 200
+
+
+async def test_shifts_of_a_newer_version_and_of_an_older_one_are_read(park: Park) -> None:
+    user = unique_id()
+    newer = recorded_shift(user, NOW - 1800, NOW).to_document() | {"of a newer version": {"a": 1}}
+    older = recorded_shift(user, NOW - 3600, NOW - 1800).to_document()
+    del older["flags"], older["given_ended_at"]
+    await park.database["shifts"].insert_many([newer, older])
+    await park.database["timesheets"].insert_one(
+        {"_id": user, "carry": {"numerator": 1, "denominator": 2}, "shifts": 2, "of a newer version": 1}
+    )
+    answer = await log(park.client, shift(id=user, ended_at=NOW, duration=3630))
+    assert answer.status_code == 200
+    stored = await park.database["shifts"].find_one({"user": user, "duration": 3630})
+    assert stored is not None
+    assert (stored["credited_seconds"], stored["points"]) == (30, 1)

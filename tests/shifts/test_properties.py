@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import permutations
 from math import floor
@@ -106,16 +107,17 @@ class Arrival:
 
 @dataclass
 class Book:
-    """What should be recorded. `versions` are those of certifications, odd ones of grants."""
+    """What should be recorded. `versions` are those of certifications, odd ones of grants, of `changed_at`."""
 
     shifts: list[Document] = field(default_factory=list)
     seconds: dict[int, frozenset[int]] = field(default_factory=dict)
     earned: dict[int, Fraction] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
+    changed_at: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> "Book":
         """Another book that says the same."""
-        return Book([*self.shifts], {**self.seconds}, {**self.earned}, {**self.versions})
+        return Book([*self.shifts], {**self.seconds}, {**self.earned}, {**self.versions}, {**self.changed_at})
 
     def log(self, request: Request, at: int) -> str:
         """Record a shift, if it is a new one; answers what became of it."""
@@ -125,7 +127,8 @@ class Book:
         end = at if query.ended_at is None else min(at, query.ended_at - (request.ahead or 0))
         if at - end > 7 * DAY:
             return "out of time"
-        if query.place == NEEDS_A_CERTIFICATION and not query.training and not self.versions[query.id] % 2:
+        is_held = self.versions[query.id] % 2 or self.changed_at.get(query.id, 0) > end - query.duration
+        if query.place == NEEDS_A_CERTIFICATION and not query.training and not is_held:
             return "not certified"
         worked = frozenset(range(end - query.duration, end))
         before = self.seconds.get(query.id, frozenset())
@@ -320,7 +323,14 @@ class GameServers(RuleBasedStateMachine):
         self._latest_versions[user] += 1
         version = self._latest_versions[user]
         fact = CertificationGranted if version % 2 else CertificationRevoked
-        return fact(user=user, username="A", certification="tot", version=version, moderator="M")
+        return fact(
+            occurred_at=datetime.fromtimestamp(self._now, UTC),
+            user=user,
+            username="A",
+            certification="tot",
+            version=version,
+            moderator="M",
+        )
 
     @rule(first=changes, more=strategies.lists(changes, max_size=3), replica=replica)
     def changes_are_delivered(self, first: Any, more: list[Any], replica: int) -> None:
@@ -330,13 +340,18 @@ class GameServers(RuleBasedStateMachine):
                 continue
             unchanged = self._run(on_certification_changed(self._replicas.services[replica], batch))
             for change in batch:
-                unchanged -= change.version <= self._book.versions[change.user]
-                self._book.versions[change.user] = max(self._book.versions[change.user], change.version)
+                if change.version <= self._book.versions[change.user]:
+                    unchanged -= 1
+                    continue
+                self._book.versions[change.user] = change.version
+                self._book.changed_at[change.user] = int(change.occurred_at.timestamp())
             assert unchanged == 0
         for user, version in self._book.versions.items():
             member = self._run(self._replicas.database["members"].find_one({"_id": user}))
-            expected = {"tot": {"held": bool(version % 2), "version": version}} if version else {}
-            assert (member or {}).get("certifications", {}) == expected
+            known = (member or {}).get("certifications", {}).get("tot")
+            assert (known and (known["held"], known["version"], int(known["changed_at"].timestamp()))) == (
+                (bool(version % 2), version, self._book.changed_at[user]) if version else None
+            )
 
     def teardown(self) -> None:
         self._run(self._check_the_books())

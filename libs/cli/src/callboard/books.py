@@ -282,7 +282,13 @@ class CopiesOfCertifications:
     ) -> AsyncIterator[tuple[int, Document]]:
         where = {} if users is None else {key: users}
         async for user, found in _in_order(collection, [key], where, ["certifications"]):
-            yield user, found.get("certifications", {})
+            yield (
+                user,
+                {
+                    code: {"held": known["held"], "version": known["version"]}
+                    for code, known in found.get("certifications", {}).items()
+                },
+            )
 
 
 def _compared(held: Document | None, copies: Document | None) -> list[tuple[str, str, Any, Any]]:
@@ -306,7 +312,7 @@ def _changed(record: Record, username: str) -> CertificationGranted | Certificat
     """The event of the certification's last change."""
     fact = CertificationGranted if record.held else CertificationRevoked
     return fact(
-        occurred_at=(record.granted_at if record.held else record.revoked_at) or datetime.now(UTC),
+        occurred_at=record.changed_at or datetime.now(UTC),
         user=record.user,
         username=username,
         certification=record.code,

@@ -27,7 +27,9 @@ async def certifications_of(request: Request) -> Response:
     return answer(
         HeldAnswer(
             certifications={
-                record.code: HeldCertification(held=record.held, version=record.version)
+                record.code: HeldCertification(
+                    held=record.held, version=record.version, changed_at=record.changed_at
+                )
                 for record in await service.all_of(query.user)
             }
         )

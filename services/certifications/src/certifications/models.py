@@ -47,6 +47,11 @@ class Record(BaseModel):
     revoked_by: str | None = None
     revoked_at: datetime | None = None
 
+    @property
+    def changed_at(self) -> datetime | None:
+        """When it was last granted or revoked; None where that was not recorded."""
+        return self.granted_at if self.held else self.revoked_at
+
 
 class HeldQuery(Query):
     """The parameters of the internal question which certifications a user holds."""
@@ -55,10 +60,11 @@ class HeldQuery(Query):
 
 
 class HeldCertification(BaseModel):
-    """Whether a certification is held, as of `version`."""
+    """Whether a certification is held, as of `version`; `changed_at` is when that began, where it is known."""
 
     held: bool
     version: int
+    changed_at: datetime | None = None
 
 
 class HeldAnswer(BaseModel):

@@ -5,7 +5,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from common import tracing
 from common.events import ShiftLogged, new_id
@@ -113,13 +113,11 @@ class Shift:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Shift":
-        """The shift in a MongoDB document."""
-        values = {name: value for name, value in document.items() if name not in ("_id", "flags")}
+        """The shift in a MongoDB document; what another version knows besides is ignored."""
+        values = {name: document[name] for name in cls.__slots__ if name in document}
         return cls(
-            id=document["_id"],
-            flags=tuple(document["flags"]),
-            idempotency_key=values.pop("idempotency_key", None),
-            **values,
+            **{"id": document["_id"], "given_ended_at": None, "idempotency_key": None, **values}
+            | {"flags": tuple(document.get("flags", ()))}
         )
 
     def to_document(self) -> dict[str, Any]:
@@ -171,9 +169,14 @@ class Recorded:
 
 
 class HeldCertification(BaseModel):
-    """Whether a certification is held, as of `version`."""
+    """Whether a certification is held, as of `version`; `changed_at` is when that began, where it is known."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     held: bool
     version: int
+    changed_at: AwareDatetime | None = None
+
+    def was_held_after(self, moment: int) -> bool:
+        """Whether it is held, or was still held after this moment (Unix s)."""
+        return self.held or (self.changed_at is not None and self.changed_at.timestamp() > moment)

@@ -84,12 +84,11 @@ class Repository:
         return Recorded(near, {(shift.key, shift.idempotency_key): shift for shift in used}, sheets)
 
     async def add(self, session: Session, shifts: Sequence[Shift], sheets: Sequence[Timesheet]) -> None:
-        """Store new shifts with their people's timesheets.
-
-        Two transactions that write one person's timesheet conflict, and one of them runs again: that is
-        what puts one person's shifts in a row.
-        """
+        """Store new shifts with their people's timesheets."""
         await self._shifts.insert_many([shift.to_document() for shift in shifts], session=session)
+        # The counter serialises one person's shifts: MongoDB writes nothing where a $set changes nothing, and a whole
+        # number of points leaves the carry as it was. With the $inc, two transactions always write the same timesheet,
+        # conflict, and one of them runs again and reads what the other recorded.
         await self._timesheets.bulk_write(
             [
                 UpdateOne(
@@ -110,13 +109,14 @@ class Repository:
             session=session,
         )
 
-    async def held_by(self, users: Sequence[int]) -> list[set[str]]:
-        """The certifications that each user holds, as far as this service knows."""
+    async def certifications_of(self, users: Sequence[int]) -> list[dict[str, HeldCertification]]:
+        """What this service knows of each user's certifications, revoked ones included."""
         found = {document["_id"]: document async for document in self._members.find({"_id": {"$in": users}})}
         return [
-            {code for code, known in found[user].get("certifications", {}).items() if known["held"]}
-            if user in found
-            else set()
+            {
+                code: HeldCertification.model_validate(known)
+                for code, known in found.get(user, {}).get("certifications", {}).items()
+            }
             for user in users
         ]
 
@@ -131,7 +131,7 @@ class Repository:
             }
             requests += [
                 UpdateOne({"_id": user}, {"$setOnInsert": {"_id": user}}, upsert=True),
-                UpdateOne(older, {"$set": {name: known.model_dump()}}),
+                UpdateOne(older, {"$set": {name: known.model_dump(exclude_none=True)}}),
             ]
         result = await self._members.bulk_write(requests)
         return len(changes) - result.modified_count

@@ -1,10 +1,10 @@
 """What is a repeat, what is refused, and which seconds are new: rules that need no database."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from common.errors import InvalidQuery
 from shifts.errors import InvalidCertification, KeyReused
-from shifts.models import Claim, Shift
+from shifts.models import Claim, HeldCertification, Shift
 
 MAX_AGE_SECONDS = 7 * 24 * 3600
 
@@ -30,6 +30,11 @@ def repeats(claim: Claim, used: Shift | None, near: Sequence[Shift]) -> bool:
     return any(
         2 * overlap_seconds(claim, shift) > claim.duration and _is_same(claim, shift) for shift in near
     )
+
+
+def is_certified(claim: Claim, codes: Collection[str], known: Mapping[str, HeldCertification]) -> bool:
+    """Whether one of the codes opens the place: it is held, or was revoked after the shift had begun."""
+    return any(code in known and known[code].was_held_after(claim.started_at) for code in codes)
 
 
 def check(claim: Claim) -> None:

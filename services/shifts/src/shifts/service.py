@@ -18,7 +18,7 @@ from shifts.errors import ImpossibleDuration, InvalidCertification, KeyReused, U
 from shifts.models import Claim, HeldCertification, LogQuery, Shift, Timesheet
 from shifts.plugins import PointsPolicy
 from shifts.repository import Repository
-from shifts.rules import check, repeats, uncovered_seconds
+from shifts.rules import check, is_certified, repeats, uncovered_seconds
 
 LONGEST_SECONDS = 24 * 3600
 OVERLAP_FLAG_SECONDS = 60
@@ -47,7 +47,7 @@ class Shifts:
         self._policy = policy
         self._certifications = certifications
         self._repository = Repository(database)
-        self._held = Coalescer[int, set[str]](self._repository.held_by)
+        self._held = Coalescer[int, dict[str, HeldCertification]](self._repository.certifications_of)
         self._records = Coalescer[Claim, bool](
             self._record,
             key=lambda claim: claim.user,
@@ -81,13 +81,16 @@ class Shifts:
                     arrived_at=arrived_at,
                     key=key,
                     idempotency_key=idempotency_key,
-                    is_certified=not codes or bool(codes & await self._held.submit(query.id)),
+                    is_certified=not codes,
                 )
+                if codes:
+                    known = await self._held.submit(query.id)
+                    claim = replace(claim, is_certified=is_certified(claim, codes, known))
                 try:
                     return await self._records.submit(claim)
                 except InvalidCertification:
                     # This service's copy may be behind: ask the owner once before refusing.
-                    if not codes & await self._held_by_owner(query.id):
+                    if not is_certified(claim, codes, await self._held_by_owner(query.id)):
                         raise
                     return await self._records.submit(replace(claim, is_certified=True))
         except TimeoutError as error:
@@ -102,13 +105,17 @@ class Shifts:
                 (
                     change.user,
                     change.certification,
-                    HeldCertification(held=isinstance(change, CertificationGranted), version=change.version),
+                    HeldCertification(
+                        held=isinstance(change, CertificationGranted),
+                        version=change.version,
+                        changed_at=change.occurred_at,
+                    ),
                 )
                 for change in changes
             ]
         )
 
-    async def _held_by_owner(self, user: int) -> set[str]:
+    async def _held_by_owner(self, user: int) -> dict[str, HeldCertification]:
         answer = await self._certifications.get(
             "/internal/certifications", seconds=CERTIFICATIONS_SECONDS, user=user
         )
@@ -117,7 +124,7 @@ class Shifts:
         }
         if known:
             await self._repository.keep_newest([(user, code, value) for code, value in known.items()])
-        return {code for code, value in known.items() if value.held}
+        return known
 
     async def _record(self, claims: Sequence[Claim]) -> list[bool | Exception]:
         async def work(session: Session) -> list[bool | Exception]:
