@@ -50,6 +50,7 @@ async def test_the_text_is_plain_and_private(shared_park: Park) -> None:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert page.headers["cache-control"] == "private, no-store"
     assert page.headers["x-robots-tag"] == "noindex"
+    assert page.headers["referrer-policy"] == "no-referrer"
     assert page.headers["content-disposition"] == "inline"
     assert page.headers["content-security-policy"] == "default-src 'none'; sandbox"
 

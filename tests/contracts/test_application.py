@@ -54,6 +54,7 @@ async def test_an_application_is_served_as_plain_private_text(park: Park) -> Non
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["cache-control"] == "private, no-store"
     assert response.headers["x-robots-tag"] == "noindex"
+    assert response.headers["referrer-policy"] == "no-referrer"
 
 
 async def test_the_url_of_an_application_cannot_be_guessed(park: Park) -> None:

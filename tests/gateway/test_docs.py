@@ -153,6 +153,9 @@ async def test_the_headers_of_an_answer_are_described(client: httpx.AsyncClient)
     grant, text = paths["/certification/grant"]["post"], paths["/applications/{token}"]["get"]
     assert set(grant["responses"]["200"]["headers"]) == {"X-Request-Id", "RateLimit", "RateLimit-Policy"}
     assert set(text["responses"]["200"]["headers"]) == {"X-Request-Id"}
+    profile = paths["/profile"]["get"]["responses"]["200"]["headers"]
+    assert profile.keys() - grant["responses"]["200"]["headers"].keys() == {"Cache-Control"}
+    assert "Cache-Control: no-store" in (await client.get("/docs")).text
     for status in ("429", "503", "504"):
         assert grant["responses"][status]["headers"]["Retry-After"]["required"]
 

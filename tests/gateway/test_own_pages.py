@@ -24,3 +24,12 @@ async def test_nothing_but_reading_is_allowed(gate: Gate, page: str) -> None:
     assert {frozenset(answer.headers["allow"].split(", ")) for (answer,) in answers} == {
         frozenset(("get", "head"))
     }
+
+
+async def test_what_is_true_for_a_moment_is_not_stored_and_the_description_may_be(gate: Gate) -> None:
+    stored = set()
+    for page in sorted(page.decode() for page in OWN_PAGES):
+        (answer,) = await gate.ask(gate.request(page, "Connection: close"))
+        if answer.headers.get("cache-control") != "no-store":
+            stored.add(page)
+    assert stored == {"/docs", "/openapi.json"}

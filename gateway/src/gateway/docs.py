@@ -46,6 +46,13 @@ _REQUEST_ID = {
         "schema": {"type": "string", "minLength": 1},
     }
 }
+_NOT_STORED = {
+    "Cache-Control": {
+        "description": "no cache may keep this answer, nor an error in its place",
+        "required": True,
+        "schema": {"type": "string", "pattern": "no-store"},
+    }
+}
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "in how many seconds to try again",
@@ -201,8 +208,9 @@ def _responses(theirs: Json, route: Route) -> Json:
         both = their_text if text in their_text else "; or ".join(filter(None, (text, their_text)))
         responses[status] = {"description": both, "content": ERROR_CONTENT}
     rate_limit = {} if route.anyone else _RATE_LIMIT
+    not_stored = _NOT_STORED if route.method == "GET" and not route.anyone else {}
     for status, headers in {
-        "200": _REQUEST_ID | rate_limit,
+        "200": _REQUEST_ID | rate_limit | not_stored,
         "429": _REQUEST_ID | rate_limit | _RETRY_AFTER,
         "503": _RETRY_AFTER,
         "504": _RETRY_AFTER,

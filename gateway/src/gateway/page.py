@@ -32,7 +32,8 @@ th, td {{ padding: .25rem .75rem .25rem 0; vertical-align: top; border-bottom: 1
 <h1>Callboard API</h1>
 <p>Send your key as the header <code>Authorization: Bearer KEY</code>, as <code>x-api-key: KEY</code>, or as the
 query parameter <code>key</code>. Errors are <code>{{"status":"error","message":...}}</code>; where a Discord user
-would read it, <code>discord</code> holds a text for them. For programs: <a href="openapi.json">openapi.json</a>.</p>
+would read it, <code>discord</code> holds a text for them. Answers to GET with a key are
+<code>Cache-Control: no-store</code>. For programs: <a href="openapi.json">openapi.json</a>.</p>
 {errors}
 {routes}
 </body>

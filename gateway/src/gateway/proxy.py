@@ -32,11 +32,13 @@ logger = logging.getLogger(__name__)
 access_log = logging.getLogger("gateway.access")
 
 _PROBED = frozenset({b"/healthz", b"/readyz"})
-OWN_PAGES = _PROBED | {b"/status", b"/docs", b"/openapi.json"}
+_OF_THE_MOMENT = _PROBED | {b"/status"}
+OWN_PAGES = _OF_THE_MOMENT | {b"/docs", b"/openapi.json"}
 
 _process = secrets.token_hex(8)
 _requests = itertools.count(1)
 
+_NOT_STORED = (b"cache-control", b"no-store")
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _KEY_NAME = KEY_NAME_HEADER.encode()
 _TRACEPARENT = TRACEPARENT_HEADER.encode()
@@ -68,7 +70,10 @@ class Door:
 
         async def send_with_request_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (_REQUEST_ID, record.request.encode())]
+                added = [(_REQUEST_ID, record.request.encode())]
+                if scope["raw_path"] in _OF_THE_MOMENT:
+                    added.append(_NOT_STORED)
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         watch = ResponseWatch(send_with_request_id)
@@ -118,6 +123,7 @@ class Proxy:
                 record.route = next(iter(methods.values())).path
                 raise MethodNotAllowed(methods)
             record.route, record.method = route.path, route.method
+            record.is_personal = route.method == "GET" and not route.anyone
             headers, forwarded = read_headers(scope["headers"])
             pairs, query = read_query(scope["query_string"])
             peer = scope["client"][0] if scope["client"] else ""
@@ -144,6 +150,8 @@ class Proxy:
             answer = Answer(500, failure.raw_headers, bytes(failure.body))
         record.answered = time.perf_counter()
         answer.headers.append((_REQUEST_ID, record.request.encode()))
+        if record.is_personal:  # errors too: a stored 401 would outlive the key's repair
+            answer.headers.append(_NOT_STORED)
         if record.call is not None:
             answer.headers.extend(record.call.answer_headers)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
@@ -198,6 +206,8 @@ class _Record:
     started: float
     route: str = "other"
     method: str = "other"
+    is_personal: bool = False
+    """Whether it reads what a key is needed for, which no cache may keep."""
     call: Call | None = None
     sent: float | None = None
     answered: float = 0.0

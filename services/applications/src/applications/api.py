@@ -26,6 +26,7 @@ _TEXT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, no-store",
     "X-Robots-Tag": "noindex",
+    "Referrer-Policy": "no-referrer",
     "Content-Disposition": "inline",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
