@@ -46,6 +46,9 @@ TIMEOUT_SECONDS = 2.0
 
 _LONGEST_WAIT_SECONDS = 30.0
 
+_VERSION = "callboard "
+"""How the description of a validator begins that says which version of the collection it belongs to."""
+
 _DURABLE = WriteConcern("majority", j=True)
 _TRANSIENT_LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "RetryableWriteError")
 _OUTAGE_CODES = {
@@ -57,6 +60,8 @@ _OUTAGE_CODES = {
     14031,  # OutOfDiskSpace
 }
 _DUPLICATE_KEY = 11000
+_INDEX_NOT_FOUND = 27
+_INDEX_OPTIONS_CONFLICT = 85
 _VALIDATION_FAILED = 121
 _WRITE_CONFLICT = 112
 _TOO_LARGE = {4568, 10334}  # what a $lookup finds for all of them
@@ -66,11 +71,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Collection:
-    """What a collection must have: its indexes, and the JSON schema that its documents satisfy."""
+    """What a collection must have: its indexes, and the JSON schema that its documents satisfy.
+
+    Whoever changes `schema` or `indexes` raises `version`, so that a service of the version before can start beside a
+    database of the newer one. An index whose options change gets another name; the old one goes into `retired_indexes`.
+    """
 
     name: str
     indexes: Sequence[IndexModel] = ()
     schema: Mapping[str, Any] | None = None
+    version: int = 1
+    retired_indexes: Sequence[str] = ()
 
 
 class _Client(AsyncMongoClient[Document]):
@@ -184,24 +195,67 @@ def is_own_error(error: Exception) -> bool:
 
 
 async def migrate(database: Database, collections: Sequence[Collection]) -> None:
-    """Create what is missing, and bring validators up to date. Safe to repeat, and from several machines."""
+    """Create what is missing, and bring validators up to date. Safe to repeat, and from several machines.
+
+    Leaves alone a collection that a newer version has migrated. Raises ConfigurationError for an index that is there
+    with other options.
+    """
     for wanted in collections:
-        validator = {"$jsonSchema": wanted.schema} if wanted.schema else {}
+        validator = _validator(wanted)
         try:
             await database.create_collection(wanted.name, validator=validator)
         except CollectionInvalid:
-            (present,) = await (await database.list_collections(filter={"name": wanted.name})).to_list()
-            if present["options"].get("validator", {}) != validator:
+            (info,) = await (await database.list_collections(filter={"name": wanted.name})).to_list()
+            present = info["options"].get("validator", {})
+            if _version(present) > wanted.version:
+                continue
+            if present != validator:
                 # Only where it must be: it waits for every open transaction, and everything waits for it.
                 await database.command("collMod", wanted.name, validator=validator)
-        if wanted.indexes:
-            await database[wanted.name].create_indexes(list(wanted.indexes))
+        if wanted.indexes or wanted.retired_indexes:
+            await _migrate_indexes(database, wanted)
+
+
+async def _migrate_indexes(database: Database, wanted: Collection) -> None:
+    collection = database[wanted.name]
+    present = await collection.index_information()
+    for index in wanted.indexes:
+        if different := _differences(present.get(index.document["name"]), index):
+            raise ConfigurationError(
+                f'Database "{database.name}" has the index {index.document["name"]} of {wanted.name} with {different}: '
+                'drop it, and run "callboard migrate" again.'
+            )
+    retired = [name for name in wanted.retired_indexes if name in present]
+    try:
+        await _create_indexes(collection, wanted.indexes)
+    except OperationFailure as error:
+        if error.code != _INDEX_OPTIONS_CONFLICT or not retired:
+            raise
+        # MongoDB has no two indexes of the same keys that differ in little else.
+        await _drop_indexes(collection, retired)
+        await _create_indexes(collection, wanted.indexes)
+    else:
+        await _drop_indexes(collection, retired)
+
+
+async def _create_indexes(collection: Documents, indexes: Sequence[IndexModel]) -> None:
+    if indexes:
+        await collection.create_indexes(list(indexes))
+
+
+async def _drop_indexes(collection: Documents, names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            await collection.drop_index(name)
+        except OperationFailure as error:
+            if error.code != _INDEX_NOT_FOUND:  # another machine was quicker
+                raise
 
 
 async def check_migrated(database: Database, collections: Sequence[Collection]) -> None:
-    """Raises ConfigurationError that names the first index or validator that is not there.
+    """Raises ConfigurationError that names the first index or validator that is missing or different.
 
-    Also for a database that is only half restored.
+    Also for a database that is only half restored. A collection that a newer version has migrated is taken as it is.
     """
     present = {info["name"]: info async for info in await database.list_collections()}
     if RESTORING in present:
@@ -211,16 +265,50 @@ async def check_migrated(database: Database, collections: Sequence[Collection]) 
     for wanted in collections:
         if wanted.name not in present:
             raise ConfigurationError(_run_migrate(database, f"the collection {wanted.name}"))
-        schema = present[wanted.name].get("options", {}).get("validator", {}).get("$jsonSchema")
-        if schema != wanted.schema:
+        validator = present[wanted.name].get("options", {}).get("validator", {})
+        if _version(validator) > wanted.version:
+            continue
+        if validator != _validator(wanted):
             raise ConfigurationError(_run_migrate(database, f"the present validator of {wanted.name}"))
         indexes = await database[wanted.name].index_information()
         for index in wanted.indexes:
-            found = indexes.get(index.document["name"])
-            if found is None or bool(found.get("unique")) != bool(index.document.get("unique")):
-                raise ConfigurationError(
-                    _run_migrate(database, f"the index {index.document['name']} of {wanted.name}")
-                )
+            name = index.document["name"]
+            if name not in indexes:
+                raise ConfigurationError(_run_migrate(database, f"the index {name} of {wanted.name}"))
+            if different := _differences(indexes[name], index):
+                lacks = f"the present index {name} of {wanted.name} (it has {different})"
+                raise ConfigurationError(_run_migrate(database, lacks))
+
+
+def _validator(wanted: Collection) -> Document:
+    if wanted.schema is None and wanted.version == 1:
+        return {}
+    return {"$jsonSchema": {**(wanted.schema or {}), "description": f"{_VERSION}{wanted.version}"}}
+
+
+def _version(validator: Mapping[str, Any]) -> int:
+    """Which version of Callboard's collection a validator belongs to; 0 when it does not say."""
+    description = validator.get("$jsonSchema", {}).get("description", "")
+    number = description.removeprefix(_VERSION)
+    return int(number) if number != description and number.isdecimal() else 0
+
+
+def _differences(found: Mapping[str, Any] | None, wanted: IndexModel) -> str:
+    """Which options of an index that is there are others than those wanted, for people."""
+    if found is None:
+        return ""
+    document = wanted.document
+    options = {
+        "keys": (list(found["key"]), list(document["key"].items())),
+        "unique": (bool(found.get("unique")), bool(document.get("unique"))),
+        "partialFilterExpression": tuple(one.get("partialFilterExpression") for one in (found, document)),
+        "expireAfterSeconds": tuple(one.get("expireAfterSeconds") for one in (found, document)),
+    }
+    return ", ".join(
+        f"{name} {present} instead of {wanted}"
+        for name, (present, wanted) in options.items()
+        if present != wanted
+    )
 
 
 async def wait_until_migrated(database: Database, collections: Sequence[Collection]) -> None:
