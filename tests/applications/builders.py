@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,10 +13,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from applications.main import create
-from applications.models import Record
+from applications.models import ApproveQuery, Record
 from applications.repository import Repository
 from applications.settings import ApplicationsSettings
 from common.errors import ServiceError, UserNotFound
+from common.idempotency import Attempt, read_attempt
 from common.mongo import Database, Document, connect, transaction
 from common.peers import KEY_NAME_HEADER
 from tests.support import Servers, running, settings
@@ -30,13 +31,15 @@ class Accounts:
 
     `fails_with` is the status that setting a rank answers instead, with `discord`; while `may_answer` is
     cleared, it waits with its answer, the rank being set or not set already. `stored` are ranks that are
-    answered to whoever does not ask for fresh ones; while `may_read` is cleared, those who do so wait.
+    answered to whoever does not ask for fresh ones; while `may_read` is cleared, those who do so wait; `reading` counts
+    them.
     """
 
     def __init__(self) -> None:
         self.ranks: dict[int, int] = {}
         self.stored: dict[int, int] = {}
         self.discord: str | None = None
+        self.reading = 0
         self.may_read = asyncio.Event()
         self.may_read.set()
         self.ranked: list[int] = []
@@ -56,6 +59,7 @@ class Accounts:
             return JSONResponse(UserNotFound().body(), 404)
         if request.query_params.get("fresh") != "true":
             return self._answer(user, self.stored.get(user))
+        self.reading += 1
         await self.may_read.wait()
         return self._answer(user)
 
@@ -94,9 +98,13 @@ class Park:
             headers=act_headers(key, caller),
         )
 
-    async def approve(self, user: int, moderator: str = "ParkManager") -> httpx.Response:
+    async def approve(
+        self, user: int, moderator: str = "ParkManager", *, key: str | None = None, caller: str = "bot"
+    ) -> httpx.Response:
         params: dict[str, str | int] = {"id": user, "moderator": moderator}
-        return await self.client.post("/application/approve", params=params, timeout=20)
+        return await self.client.post(
+            "/application/approve", params=params, headers=act_headers(key, caller), timeout=20
+        )
 
     async def read(self, url: str) -> httpx.Response:
         return await self.client.get(url.removeprefix(PUBLIC_URL))
@@ -152,12 +160,30 @@ def act_headers(key: str | None, caller: str) -> dict[str, str]:
     return {KEY_NAME_HEADER: caller} | ({"Idempotency-Key": key} if key is not None else {})
 
 
-async def begin_approval(applications: Database, user: int, moderator: str = "ParkManager") -> Record:
-    """What a process had recorded that died right after: `approving`, with a lease that holds."""
+async def begin_approval(
+    applications: Database, user: int, moderator: str = "ParkManager", *, key: str | None = None
+) -> Record:
+    """What a process had recorded that died right after: `approving`, with a lease that holds.
+
+    `key` is the Idempotency-Key with which the bot had asked for it.
+    """
     repository = Repository(applications)
+    attempt = approval_attempt(user, moderator, key) if key else None
     return await transaction(
-        applications, lambda session: repository.begin_approval(session, user, moderator)
+        applications, lambda session: repository.begin_approval(session, user, moderator, attempt)
     )
+
+
+def approval_attempt(user: int, moderator: str, key: str) -> Attempt:
+    """What the service makes of the bot's request."""
+    scope = {
+        "type": "http",
+        "path": "/application/approve",
+        "headers": [(b"idempotency-key", key.encode())],
+    }
+    found = read_attempt(Request(scope), ApproveQuery.model_validate({"id": user, "moderator": moderator}))
+    assert found is not None
+    return replace(found, caller="bot")
 
 
 async def let_lease_run_out(applications: Database, user: int) -> None:

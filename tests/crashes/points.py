@@ -15,12 +15,14 @@ NOT_APPROVED = "rank set but approval not recorded"
 NOT_KEPT = "upload begun, but its text not kept"
 NOT_SUBMITTED = "text kept, but not recorded"
 NOT_SHOWN = "application recorded, but not answered"
+NOT_CONFIRMED = "approval recorded, but not answered"
 NOT_TERMINATED = "dead letter written, but the event not ended"
 
-UPLOAD_POINTS = (
+APPLICATION_POINTS = (
     Change("applications.plugins.store:Store.publish", "die before", name=NOT_KEPT),
     Change("applications.plugins.store:Store.publish", "die after", name=NOT_SUBMITTED),
     Change("applications.service:transaction", "die after", name=NOT_SHOWN),
+    Change("applications.service:transaction", "die after", name=NOT_CONFIRMED, skip=1),
 )
 
 # A group commit: the first transaction is that of the first request alone, the next that of those who waited.
@@ -36,5 +38,5 @@ CRASH_POINTS = (
     Change("common.peers:Peer.post", "die before", name=NOT_RANKED),
     Change("accounts.plugins.local:LocalRanking.set", "die after", name=NOT_TOLD),
     Change("common.peers:Peer.post", "die after", name=NOT_APPROVED),
-    *UPLOAD_POINTS,
+    *APPLICATION_POINTS,
 )

@@ -8,17 +8,19 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.crashes.points import NOT_APPROVED, NOT_RANKED, NOT_TOLD
+from tests.applications.builders import act_headers
+from tests.crashes.points import NOT_APPROVED, NOT_CONFIRMED, NOT_RANKED, NOT_TOLD
 from tests.support import wait_until
 from tests.support.accounting import events
 from tests.support.machine import Machine
 
 
-async def approve(park: Machine, user: int) -> httpx.Response | None:
-    """Approve somebody; None when no answer comes."""
+async def approve(park: Machine, user: int, key: str | None = None) -> httpx.Response | None:
+    """Approve somebody, with this Idempotency-Key if any; None when no answer comes."""
+    params: dict[str, str | int] = {"id": user, "moderator": "4000"}
     async with park.service("applications") as client:
         try:
-            return await client.post("/application/approve", params={"id": user, "moderator": "Boss"})
+            return await client.post("/application/approve", params=params, headers=act_headers(key, "bot"))
         except httpx.HTTPError:
             return None
 
@@ -70,6 +72,22 @@ async def test_an_approval_that_a_crash_left_behind_is_finished_by_the_next_star
     await approved_once(park, user)
     again = await approve(park, user)
     assert again and again.json() == {"status": "error", "message": "user is already trainee/cast"}
+
+
+@pytest.mark.parametrize("point", [NOT_RANKED, NOT_APPROVED, NOT_CONFIRMED])
+async def test_an_approval_that_died_anywhere_is_a_success_when_its_key_comes_again(
+    park: Machine, point: str
+) -> None:
+    user = (await park.person("Guest")).id
+    key = f"approve-{user}"
+    park.arm("applications", point)
+    assert await approve(park, user, key) is None
+    assert await park.wait("applications") == -signal.SIGKILL
+    await park.start("applications")
+    for _ in range(2):
+        again = await approve(park, user, key)
+        assert again and (again.status_code, again.headers["Idempotent-Replayed"]) == (200, "true")
+    await approved_once(park, user)
 
 
 async def test_an_approval_that_a_crash_left_behind_is_finished_by_the_next_request(park: Machine) -> None:

@@ -6,10 +6,10 @@ import httpx
 import pytest
 
 from tests.applications.builders import act_headers, four_answers
-from tests.crashes.points import NOT_KEPT, NOT_SHOWN, NOT_SUBMITTED, UPLOAD_POINTS
+from tests.crashes.points import NOT_KEPT, NOT_SHOWN, NOT_SUBMITTED
 from tests.support import unique_id, wait_until
 from tests.support.accounting import events
-from tests.support.machine import PATIENT, Machine, machine
+from tests.support.machine import Machine
 
 
 async def upload(client: httpx.AsyncClient, user: int, **headers: str) -> httpx.Response | None:
@@ -56,19 +56,3 @@ async def test_an_upload_that_died_on_its_way_is_one_application_when_it_is_sent
         return [event["url"] for event in await events(park, "applications", user)] == [url]
 
     await wait_until(is_told, seconds=60)
-
-
-async def test_when_a_replica_dies_after_its_commit_the_caller_gets_the_answer_of_another() -> None:
-    """From the gateway, which sends again what has an Idempotency-Key."""
-    user = unique_id()
-    async with machine(replicas={"applications": 2}, changes=[*PATIENT, *UPLOAD_POINTS]) as park:
-        await park.start(
-            "accounts", "certifications", "applications-1", "applications-2", "shifts", "gateway"
-        )
-        async with park.client("roblox") as client:
-            park.arm("applications", NOT_SHOWN)
-            answer = await upload(client, user, **{"Idempotency-Key": f"upload-{user}"})
-            assert answer and (answer.status_code, answer.headers["Idempotent-Replayed"]) == (200, "true")
-            assert "I like trains." in (await client.get(answer.json()["url"])).text
-        assert sum(process.poll() == -signal.SIGKILL for process in park.processes.values()) == 1
-        assert await urls(park, user) == [answer.json()["url"]]

@@ -35,8 +35,12 @@ def test_the_public_routes_are_those_of_the_contract() -> None:
     }
 
 
-def test_only_log_may_be_sent_again() -> None:
-    assert [route.path for route in load_routes().all if route.idempotent] == ["/log"]
+def test_what_has_an_idempotency_key_may_be_sent_again() -> None:
+    assert [route.path for route in load_routes().all if route.idempotent] == [
+        "/application/approve",
+        "/application/upload",
+        "/log",
+    ]
 
 
 def test_every_key_of_the_file_is_explained_in_it() -> None:

@@ -79,14 +79,14 @@ async def text(request: Request) -> Response:
 @router.post(
     "/application/approve",
     response_model=ApproveAnswer,
-    responses=error_responses(AlreadyRanked, UserNotFound, NotRanked),
-    openapi_extra=query_parameters(ApproveQuery),
+    responses={**error_responses(AlreadyRanked, UserNotFound, NotRanked, KeyReused), 200: REPLAYED_RESPONSE},
+    openapi_extra={"parameters": [*query_parameters(ApproveQuery)["parameters"], IDEMPOTENCY_PARAMETER]},
 )
 async def approve(request: Request) -> Response:
     """Make a user a trainee; an upload is not needed."""
     query = read_query(ApproveQuery, request)
-    await _service(request).approve(query.id, query.moderator)
-    return answer(ApproveAnswer())
+    is_repeat = await _service(request).approve(query.id, query.moderator, read_attempt(request, query))
+    return answer(ApproveAnswer(), headers=REPLAYED if is_repeat else None)
 
 
 class _LimitedRequest(Request):

@@ -81,6 +81,16 @@ class Refusal(BaseModel):
     reason: str
 
 
+class Attempted(BaseModel):
+    """An attempt with an Idempotency-Key, as the approval keeps it; `id` is that of the attempt."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    fingerprint: str
+    at: datetime
+
+
 class Record(BaseModel):
     """The document of one application or approval; it stays when the text has expired.
 
@@ -88,7 +98,7 @@ class Record(BaseModel):
 
     One that began with an approval was never submitted, and has neither `submitted_at` nor `url`. While it is
     `approving`, whoever holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone
-    may take it over. Where the rank was refused, an application is `submitted` again, with the last `refusal`; older
+    may take it over. `attempts` are those that began and took over this approval. Where the rank was refused, an application is `submitted` again, with the last `refusal`; older
     versions left it `failed`, which counts as `submitted`.
     """
 
@@ -105,3 +115,4 @@ class Record(BaseModel):
     claimed_until: datetime | None = None
     decided_at: datetime | None = None
     refusal: Refusal | None = None
+    attempts: tuple[Attempted, ...] = ()

@@ -8,9 +8,10 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from applications.errors import ApplicationNotFound
 from applications.models import Record, Refusal
+from common.errors import KeyReused
 from common.events import new_id
-from common.idempotency import IDEMPOTENCY
-from common.mongo import Collection, Database, Session
+from common.idempotency import IDEMPOTENCY, REMEMBERED, Attempt
+from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX
 
 APPLICATIONS = Collection(
@@ -25,6 +26,12 @@ APPLICATIONS = Collection(
             name="one_approving_per_user",
             unique=True,
             partialFilterExpression={"status": "approving"},
+        ),
+        IndexModel(
+            [("attempts.id", ASCENDING)],
+            name="one_per_attempt",
+            unique=True,
+            partialFilterExpression={"attempts.id": {"$exists": True}},
         ),
     ),
     schema={
@@ -99,13 +106,39 @@ class Repository:
         records = [Record.model_validate(document) async for document in found]
         return sorted(records, key=lambda record: record.id)
 
-    async def begin_approval(self, session: Session, user: int, moderator: str) -> Record:
-        """Make the user's latest open application, or a new record, `approving`, claimed by the caller."""
+    async def attempted(self, attempt: Attempt) -> Record | None:
+        """The approval, under way or done, that an earlier attempt was at. Raises KeyReused."""
+        found = await self._applications.find_one(
+            {"attempts.id": attempt.id, "status": {"$in": ["approving", "approved"]}}
+        )
+        if found is None:
+            return None
+        record = Record.model_validate(found)
+        earlier = next(one for one in record.attempts if one.id == attempt.id)
+        if earlier.at <= datetime.now(UTC) - REMEMBERED:
+            return None
+        if earlier.fingerprint != attempt.fingerprint:
+            raise KeyReused
+        return record
+
+    async def begin_approval(
+        self, session: Session, user: int, moderator: str, attempt: Attempt | None = None
+    ) -> Record:
+        """Make the user's latest open application, or a new record, `approving`, claimed by the caller.
+
+        Raises DuplicateKeyError when the same attempt is at another approval meanwhile.
+        """
+        await self._forget_old(attempt, session)
         found = await self._applications.find_one_and_update(
             # Older versions made applications `failed` whose rank was refused: they are open.
             {"user": user, "status": {"$in": ["submitted", "failed"]}, "submitted_at": {"$exists": True}},
             {
-                "$set": {"status": "approving", "moderator": moderator, **_claim()},
+                "$set": {
+                    "status": "approving",
+                    "moderator": moderator,
+                    "attempts": _attempts(attempt),
+                    **_claim(),
+                },
                 "$setOnInsert": {"_id": new_id()},
             },
             sort=[("submitted_at", DESCENDING)],
@@ -115,11 +148,15 @@ class Repository:
         )
         return Record.model_validate(found)
 
-    async def take_over(self, user: int) -> Record | None:
-        """Claim the user's `approving` record if its lease ran out."""
+    async def take_over(self, user: int, attempt: Attempt | None = None) -> Record | None:
+        """Claim the user's `approving` record if its lease ran out; `attempt` is one that is not at it yet.
+
+        Raises DuplicateKeyError as `begin_approval` does.
+        """
+        await self._forget_old(attempt)
         found = await self._applications.find_one_and_update(
             {"status": "approving", "user": user, "claimed_until": {"$lte": datetime.now(UTC)}},
-            {"$set": _claim()},
+            {"$set": _claim(), "$push": {"attempts": {"$each": _attempts(attempt)}}},
             return_document=ReturnDocument.AFTER,
         )
         return Record.model_validate(found) if found else None
@@ -150,7 +187,7 @@ class Repository:
             _claimed(record),
             {
                 "$set": {"status": "submitted", "refusal": refusal.model_dump()},
-                "$unset": {"moderator": "", "claimed_by": "", "claimed_until": ""},
+                "$unset": {"moderator": "", "claimed_by": "", "claimed_until": "", "attempts": ""},
             },
         )
 
@@ -159,9 +196,27 @@ class Repository:
         wanted = {"status": "approving", "claimed_until": {"$lte": datetime.now(UTC)}}
         return [found["user"] async for found in self._applications.find(wanted, {"user": 1})]
 
+    async def _forget_old(self, attempt: Attempt | None, session: Session | None = None) -> None:
+        """Free the attempt's key where it is no longer remembered, or was refused (by an older version)."""
+        if attempt is None:
+            return
+        old = {"id": attempt.id, "at": {"$lte": datetime.now(UTC) - REMEMBERED}}
+        is_over = [{"attempts": {"$elemMatch": old}}, {"status": {"$nin": ["approving", "approved"]}}]
+        await self._applications.update_many(
+            {"attempts.id": attempt.id, "$or": is_over},
+            {"$pull": {"attempts": {"id": attempt.id}}},
+            session=session,
+        )
+
 
 def _claim() -> dict[str, Any]:
     return {"claimed_by": new_id(), "claimed_until": datetime.now(UTC) + LEASE}
+
+
+def _attempts(attempt: Attempt | None) -> list[Document]:
+    if attempt is None:
+        return []
+    return [{"id": attempt.id, "fingerprint": attempt.fingerprint, "at": datetime.now(UTC)}]
 
 
 def _claimed(record: Record) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import urljoin
 
+from pymongo.errors import DuplicateKeyError
+
 from applications.errors import AlreadyRanked, ApplicationNotFound, NotRanked
 from applications.models import Answers, Member, Record
 from applications.plugins import Documents, Published
@@ -87,16 +89,16 @@ class Applications:
             raise ApplicationNotFound
         return text
 
-    async def approve(self, user: int, moderator: str) -> None:
-        """Make a user a trainee, once.
+    async def approve(self, user: int, moderator: str, attempt: Attempt | None) -> bool:
+        """Make a user a trainee, once; answers whether an earlier attempt did it, or had begun it.
 
         An approval of this user that was begun before comes first: one that is under way is waited for, and
-        one that was left behind is finished, which is then the answer. Raises AlreadyRanked, UserNotFound
-        and NotRanked.
+        one that was left behind is finished, which is then the answer. Raises AlreadyRanked, UserNotFound,
+        NotRanked and KeyReused.
         """
         try:
             async with asyncio.timeout(_WAIT_SECONDS):
-                await self._approve(user, moderator)
+                return await self._approve(user, moderator, attempt)
         except TimeoutError:
             raise NotRanked from None
 
@@ -114,30 +116,50 @@ class Applications:
                 logger.warning("approvals wait for MongoDB: %s", type(error).__name__)
             await asyncio.sleep(_FINISH_EVERY_SECONDS)
 
-    async def _approve(self, user: int, moderator: str) -> None:
+    async def _approve(self, user: int, moderator: str, attempt: Attempt | None) -> bool:
         while True:
-            before = await self._repository.approvals_of(user)
-            if any(record.status == "approving" for record in before):
-                if record := await self._repository.take_over(user):
-                    return await self._finish(record)
-            else:
-                try:
-                    member = await self._member(user)
-                except Unavailable as error:
-                    raise NotRanked from error
-                if self._group.is_trainee_or_cast(member.rankid):
-                    raise AlreadyRanked
-                if record := await self._begin(user, moderator, before):
-                    return await self._finish(record, member)
+            earlier = await self._repository.attempted(attempt) if attempt else None
+            if earlier and earlier.status == "approved":
+                return True
+            with suppress(DuplicateKeyError):  # the same attempt, or one with its key, was quicker
+                if earlier:
+                    if record := await self._repository.take_over(user):
+                        await self._finish(record)
+                        return True
+                elif await self._approve_now(user, moderator, attempt):
+                    return False
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _begin(self, user: int, moderator: str, before: list[Record]) -> Record | None:
+    async def _approve_now(self, user: int, moderator: str, attempt: Attempt | None) -> bool:
+        """Finish the user's approval, or else begin and finish one; False while somebody else is at it."""
+        before = await self._repository.approvals_of(user)
+        member = None
+        if any(record.status == "approving" for record in before):
+            record = await self._repository.take_over(user, attempt)
+        else:
+            try:
+                member = await self._member(user)
+            except Unavailable as error:
+                raise NotRanked from error
+            if self._group.is_trainee_or_cast(member.rankid):
+                if attempt and await self._repository.attempted(attempt):  # which made them one just now
+                    return False
+                raise AlreadyRanked
+            record = await self._begin(user, moderator, attempt, before)
+        if record is None:
+            return False
+        await self._finish(record, member)
+        return True
+
+    async def _begin(
+        self, user: int, moderator: str, attempt: Attempt | None, before: list[Record]
+    ) -> Record | None:
         """Record `approving`; None when the user has other approvals than `before`."""
 
         async def work(session: Session) -> Record | None:
             if await self._repository.approvals_of(user, session) != before:
                 return None
-            return await self._repository.begin_approval(session, user, moderator)
+            return await self._repository.begin_approval(session, user, moderator, attempt)
 
         return await transaction(self._database, work)
 
