@@ -90,7 +90,7 @@ def slow_backup(park: Machine, file: Path) -> tuple[str, ...]:
     """The command that makes one and takes a second and a half for each block."""
     script = (
         "import time; from callboard import backup_file as f; w = f.Writer.write; "
-        "f.Writer.write = lambda *given: (time.sleep(1.5), w(*given)); from callboard.main import app; app()"
+        "f.Writer.write = lambda *given: (time.sleep(1.5), w(*given)); from callboard.__main__ import main; main()"
     )
     return sys.executable, "-c", script, "backup", str(file), "--data-dir", str(park.folder)
 

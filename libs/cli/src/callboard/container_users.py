@@ -4,7 +4,6 @@
 be made from the same host. DIR is what `container_secrets` wrote for the administrator. Safe to repeat.
 """
 
-import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from callboard.container_secrets import ADMIN, MONGO, read_passwords
 from callboard.databases import DATABASES
 from callboard.replica_set import prepare_mongod
 from callboard.rights import OPS, mongodb_ops_roles, mongodb_privileges
+from callboard.stopping import end_when_told, run
 from common.logs import configure_logging
 from common.mongo import Document
 
@@ -53,5 +53,6 @@ async def _make_user(
 
 
 if __name__ == "__main__":
+    end_when_told()
     configure_logging("container_users", "INFO")
-    asyncio.run(prepare(read_passwords(Path(sys.argv[1]))["mongo"]))
+    run(prepare(read_passwords(Path(sys.argv[1]))["mongo"]))

@@ -173,18 +173,21 @@ def verify(
 
     from callboard import verify as verifying
 
-    with Progress(console=told, transient=True, disable=not told.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
+    async def compare() -> verifying.Report:
+        with Progress(console=told, transient=True, disable=not told.is_terminal) as progress:
+            tasks: dict[str, Any] = {}
 
-        def advance(what: str, done: int, total: int) -> None:
-            task = (
-                tasks[what]
-                if what in tasks
-                else tasks.setdefault(what, progress.add_task(f"Comparing {what}"))
-            )
-            progress.update(task, completed=done, total=max(done, total))
+            def advance(what: str, done: int, total: int) -> None:
+                task = (
+                    tasks[what]
+                    if what in tasks
+                    else tasks.setdefault(what, progress.add_task(f"Comparing {what}"))
+                )
+                progress.update(task, completed=done, total=max(done, total))
 
-        report = run(verifying.verify(settings(data_dir), advance, repair=repair))
+            return await verifying.verify(settings(data_dir), advance, repair=repair)
+
+    report = run(compare())
     if as_json:
         show_json(report.to_json())
     else:
@@ -201,9 +204,11 @@ def backup(
     from callboard.backup import backup as write
     from callboard.backup_file import new_file
 
-    with progress("Backing up") as advance, new_file(file) as target:
-        held = run(write(settings(data_dir), target, advance))
-    told.print(f"Backed up {held}.", soft_wrap=True)
+    async def make() -> str:
+        with progress("Backing up") as advance, new_file(file) as target:
+            return await write(settings(data_dir), target, advance)
+
+    told.print(f"Backed up {run(make())}.", soft_wrap=True)
 
 
 @app.command()
@@ -221,25 +226,33 @@ def restore(
 
     folder = data_dir_of(data_dir)
     system = stopped_system(folder) if folder else nullcontext(settings(None))
-    with present_file(file) as source, progress("Restoring") as advance:
-        held = run(read(system, source, advance))
+
+    async def bring_back() -> str:
+        with progress("Restoring") as advance:
+            return await read(system, source, advance)
+
+    with present_file(file) as source:
+        held = run(bring_back())
     told.print(f"Restored {held}. Start Callboard; then run `callboard verify --repair`.", soft_wrap=True)
 
 
 @app.command()
 def sync(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Read every member's rank again now, where ranks are kept elsewhere, and wait until it is done."""
-    from accounts.models import Sync
+    from accounts.models import CompletedSync, Sync
     from callboard.sync import sync as follow
 
-    with told.status("Waiting for accounts") as line:
+    async def wait() -> CompletedSync:
+        with told.status("Waiting for accounts") as line:
 
-        def advance(state: Sync) -> None:
-            if state.began_at is not None:
-                trouble = f"; waits: {state.trouble}" if state.trouble else ""
-                line.update(f"{state.seen} members seen, {state.changed} ranks changed{trouble}")
+            def advance(state: Sync) -> None:
+                if state.began_at is not None:
+                    trouble = f"; waits: {state.trouble}" if state.trouble else ""
+                    line.update(f"{state.seen} members seen, {state.changed} ranks changed{trouble}")
 
-        done = run(follow(settings(data_dir), advance))
+            return await follow(settings(data_dir), advance)
+
+    done = run(wait())
     if as_json:
         show_json(done.model_dump(mode="json"))
         return

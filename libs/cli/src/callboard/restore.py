@@ -3,8 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,13 +12,14 @@ import nats
 import pymongo
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
+from pymongo.errors import PyMongoError
 
 from callboard.access import find_settings, open_databases
 from callboard.backup import Advance
 from callboard.backup_file import Reader, describe
 from callboard.components import Options, plan_servers
 from callboard.databases import DATABASES, migrate_all, present_collections
-from callboard.errors import CommandError
+from callboard.errors import CommandError, in_short
 from callboard.files import private_dir
 from callboard.prepare import set_aside_other_keys
 from callboard.replica_set import prepare_mongod
@@ -45,12 +46,12 @@ _START_SECONDS = 60.0
 Databases = Mapping[str, Database]
 
 
-def check(file: BinaryIO) -> Reader:
+async def check(file: BinaryIO) -> Reader:
     """Read the backup to its end, and answer what it holds. Raises CommandError unless all of it is as it was made."""
     file.seek(0)
     reader = Reader(file)
     for _ in reader.blocks():
-        pass
+        await asyncio.sleep(0)  # so that a signal to stop is heeded meanwhile
     file.seek(0)
     return reader
 
@@ -61,7 +62,7 @@ async def restore(system: AbstractAsyncContextManager[Settings], file: BinaryIO,
     Nothing is written before all of the file was read and found good. After a crash, or an error, no service
     starts on what is there until a restore came to its end. Raises CommandError.
     """
-    held = await asyncio.to_thread(check, file)
+    held = await check(file)
     if unknown := {name.partition(".")[0] for name in held.counts} - set(DATABASES):
         raise CommandError(
             f"This Callboard has no database {', '.join(sorted(unknown))}: restore the backup with the version that made "
@@ -70,7 +71,7 @@ async def restore(system: AbstractAsyncContextManager[Settings], file: BinaryIO,
     async with system as settings, open_databases(settings) as databases:
         await _refuse_data(databases)
         await _forget_stream(settings)
-        with pymongo.timeout(_LONGEST_SECONDS):
+        with _half_of_it(), pymongo.timeout(_LONGEST_SECONDS):
             await _clear(databases)
             await _fill(databases, file, held, advance)
             for database in databases.values():
@@ -83,6 +84,18 @@ async def restore(system: AbstractAsyncContextManager[Settings], file: BinaryIO,
             for name in DATABASES:
                 await databases[name].drop_collection(RESTORING)
     return describe(held.header, held.counts)
+
+
+@contextmanager
+def _half_of_it() -> Iterator[None]:
+    """Say what is left behind by a restore that was told to stop, or that MongoDB went away from."""
+    half = "The databases may hold half of the backup, and no service starts on that: run `callboard restore` again."
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise CommandError(half) from None
+    except PyMongoError as error:
+        raise CommandError(f"MongoDB refused a part of the backup: {in_short(error)}. {half}") from error
 
 
 @asynccontextmanager

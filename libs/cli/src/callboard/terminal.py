@@ -1,23 +1,22 @@
 """What the commands share: options, the console, and how results are shown."""
 
 import json
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from callboard.stopping import run as run
+
 if TYPE_CHECKING:  # what a command needs is imported when it runs: `up` starts sooner and stays small
     from common.settings import Settings
-
-T = TypeVar("T")
 
 # Where nobody looks at it, a table may be as wide as it is.
 shown = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 200)
@@ -34,19 +33,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much is done; what is under way ends tidily when this process is told to stop."""
+    """Show how much is done. Open it inside the work that is run: a signal closes only what that work opened."""
     from rich.progress import Progress
 
-    for told_to_stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(told_to_stop, _stop)
     with Progress(console=told, transient=True, disable=not told.is_terminal) as shows:
         task = shows.add_task(what)
         yield lambda done, total: shows.update(task, completed=done, total=max(done, total))
-
-
-def _stop(*_: object) -> NoReturn:
-    """Not Python's own handler: asyncio turns that one's first Ctrl-C into a cancellation, which a driver swallows."""
-    raise KeyboardInterrupt
 
 
 def settings(data_dir: Path | None) -> "Settings":
@@ -54,13 +46,6 @@ def settings(data_dir: Path | None) -> "Settings":
     from callboard.access import find_settings
 
     return find_settings(data_dir)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Its result."""
-    import asyncio
-
-    return asyncio.run(work)
 
 
 def table_of(*columns: str) -> Table:

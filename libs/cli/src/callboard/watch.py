@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from callboard.files import write_private
+from callboard.stopping import TO_STOP, listen
 from callboard.supervisor import Supervisor
 
 _STATE = "supervisor.json"
-_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
@@ -29,10 +29,7 @@ class Signals:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a child that ends wakes as well
-        for number in _TO_STOP:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._tell)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TO_STOP)
+        listen(self._tell)
 
     def wait(self, seconds: float) -> None:
         """Return when a signal comes, at the latest after this time."""
@@ -45,7 +42,7 @@ class Signals:
 
         There must be no other thread.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, _TO_STOP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, TO_STOP)
         return not self.is_told_to_stop
 
     def _tell(self, *_: object) -> None:
