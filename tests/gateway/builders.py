@@ -155,6 +155,7 @@ async def served(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
+    idle_seconds: int = 60,
 ) -> AsyncIterator[str]:
     """The app behind a port of its own, or a given one, over HTTP; answers its URL."""
     config = uvicorn.Config(
@@ -167,7 +168,7 @@ async def served(
         access_log=False,
         lifespan="off",
         proxy_headers=False,
-        timeout_keep_alive=60,
+        timeout_keep_alive=idle_seconds,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve())

@@ -7,7 +7,7 @@ import shutil
 import signal
 import ssl
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -20,7 +20,9 @@ from callboard.servers import free_port
 from common import plugins
 from common.errors import ConfigurationError, ServiceError
 from common.mongo import migrate
+from common.peers import LONGEST_IDLE_SECONDS
 from common.plugins import PluginContext
+from common.server import IDLE_SECONDS, uvicorn_config
 from gateway.main import create
 from gateway.policies import Call
 from gateway.repository import COLLECTIONS
@@ -29,6 +31,7 @@ from tests.gateway.builders import changed_config, echoes, make_key, open_databa
 from tests.support import ROOT, Servers, running, settings, wait_until
 from tests.support.machine import START_SECONDS
 
+KEPT_BY_PROXIES = {"nginx": 60, "an AWS load balancer": 60, "Caddy": 120}
 POLICIES = 'policies = ["api_key", "roblox_only", "rate_limit"]'
 
 
@@ -157,6 +160,56 @@ async def test_without_a_policy_that_names_a_key_only_the_routes_for_anyone_pass
             assert (await client.get("/applications/AAAA")).status_code == 200
 
 
+async def start_process(servers: Servers, port: int, *before: str, **given: str) -> Process:
+    """The gateway as a process of its own; `before` is what starts it."""
+    environment = {
+        "CALLBOARD_MONGO_URL": servers.mongo_url,
+        "CALLBOARD_INTERNAL_TOKEN": servers.internal_token,
+        "CALLBOARD_CONFIG": str(ROOT / "callboard.toml"),
+        "CALLBOARD_PORT": str(port),
+    }
+    command = (*before, sys.executable, "-m", "gateway.main")
+    return await asyncio.create_subprocess_exec(*command, env=os.environ | environment | given, stderr=PIPE)
+
+
+async def answers_requests(port: int) -> bool:
+    """Whether the gateway at this port is there."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        try:
+            return (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+        except httpx.ConnectError:
+            return False
+
+
+def test_idle_connections_are_kept_longer_than_proxies_keep_theirs(servers: Servers) -> None:
+    async def app(*_: object) -> None: ...
+
+    config = uvicorn_config(app, settings(GatewaySettings, servers))
+    assert config.timeout_keep_alive > max(KEPT_BY_PROXIES.values())
+    assert config.timeout_keep_alive > 2 * LONGEST_IDLE_SECONDS  # of the clients of our own
+
+
+async def test_a_stop_does_not_wait_for_idle_connections(servers: Servers) -> None:
+    async with open_database(servers):
+        port = free_port()
+    process = await start_process(servers, port)
+    try:
+        await wait_until(lambda: answers_requests(port), START_SECONDS)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"}")
+        process.terminate()
+        async with asyncio.timeout(IDLE_SECONDS / 2):
+            assert await reader.read() == b""
+            await process.communicate()
+        writer.close()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
 async def test_the_process_serves_https_with_a_certificate(servers: Servers, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
@@ -166,17 +219,8 @@ async def test_the_process_serves_https_with_a_certificate(servers: Servers, tmp
     assert await making.wait() == 0
     async with open_database(servers):
         port = free_port()
-    environment = {
-        "CALLBOARD_MONGO_URL": servers.mongo_url,
-        "CALLBOARD_INTERNAL_TOKEN": servers.internal_token,
-        "CALLBOARD_CONFIG": str(ROOT / "callboard.toml"),
-        "CALLBOARD_PORT": str(port),
-        "CALLBOARD_TLS_CERT": str(cert),
-        "CALLBOARD_TLS_KEY": str(key),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gateway.main", env=os.environ | environment, stderr=PIPE
-    )
+    tls = {"CALLBOARD_TLS_CERT": str(cert), "CALLBOARD_TLS_KEY": str(key)}
+    process = await start_process(servers, port, **tls)
     try:
         trusting = ssl.create_default_context(cafile=cert)
         async with httpx.AsyncClient(verify=trusting, timeout=60) as client:

@@ -9,6 +9,7 @@ different requests in the same bytes.
 import asyncio
 import resource
 from http import HTTPStatus
+from itertools import islice
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -18,6 +19,8 @@ from gateway.proxy import refusal
 
 _FILES_FOR_OTHERS = 500
 """Left to the connections to services and databases, and to logs."""
+_SEARCHED_CONNECTIONS = 64
+"""Beyond the first ones, the search for an idle connection would cost a flooded gateway too much."""
 
 
 class ClientConnection(HttpToolsProtocol):
@@ -31,7 +34,7 @@ class ClientConnection(HttpToolsProtocol):
     most_waiting = 16
     """Requests that are sent without waiting for the answer to the one before."""
     slow_seconds = 10.0
-    """What has not moved for this long, but not for twice as long, is given up."""
+    """What has not moved for this long, but not for twice as long, is given up; but for idle connections."""
 
     _is_over = False
     _is_in_head = True
@@ -42,11 +45,16 @@ class ClientConnection(HttpToolsProtocol):
     _refused: ServiceError | None = None
     _look_again: asyncio.TimerHandle | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it stands between two requests; uvicorn closes it when it has done so for `IDLE_SECONDS`."""
+        return self.cycle is not None and self.cycle.response_complete and not self._unread_bytes
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """A client connects, and is told at once when too many others are."""
         super().connection_made(transport)
         self._look_again = self.loop.call_later(self.slow_seconds, self._look)
-        if len(self.connections) > self.most_connections:
+        if len(self.connections) > self.most_connections and not self._make_room():
             self._refuse(TooManyConnections())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -62,6 +70,12 @@ class ClientConnection(HttpToolsProtocol):
         self._data_bytes = len(data)
         self._unread_bytes += self._data_bytes
         super().data_received(data)
+        if (
+            self.is_idle and self.timeout_keep_alive_task is None
+        ):  # this was the end of a body, after its answer
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         if self._unread_bytes:  # within a request
             most = self.most_head_bytes if self._is_in_head else self.most_unread_bytes
             if self._unread_bytes > most or len(self.headers or ()) > self.most_headers:
@@ -127,13 +141,23 @@ class ClientConnection(HttpToolsProtocol):
     def _look(self) -> None:
         self._look_again = self.loop.call_later(self.slow_seconds, self._look)
         unsent = self.transport.get_write_buffer_size()
-        waits_for_client = not unsent and (self.cycle is None or self.cycle.response_complete)
+        waits_for_client = (
+            not unsent and (self.cycle is None or self.cycle.response_complete) and not self.is_idle
+        )
         if unsent and unsent == self._unsent_bytes:
             self.transport.abort()
         elif waits_for_client and self.cycle is self._waited_after:
             self._refuse(HeadTooSlow())
         self._unsent_bytes = unsent
         self._waited_after = self.cycle if waits_for_client else self
+
+    def _make_room(self) -> bool:
+        """Close a connection that stands between two requests, where one is found without a long search."""
+        for other in islice(self.connections, _SEARCHED_CONNECTIONS):
+            if isinstance(other, ClientConnection) and other.is_idle and not other.transport.is_closing():
+                other.transport.close()
+                return True
+        return False
 
     def _refuse(self, error: ServiceError) -> None:
         """Read no more, and tell why, unless that would be taken for the answer to another request."""

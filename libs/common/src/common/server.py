@@ -11,6 +11,7 @@ from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from common.logs import configure_logging
 from common.settings import ProcessSettings
@@ -18,6 +19,11 @@ from common.tracing import stop_tracing
 
 DRAIN_SECONDS = 3.0
 """How long a service that stops still answers callers that keep connections open: longer than they stay idle."""
+
+IDLE_SECONDS = 130
+"""How long a connection is kept between two requests: longer than those in front of us keep theirs (nginx and AWS's
+load balancers 60 s, Caddy 120 s). Who closes first decides what a request meets that comes at that moment: a POST
+that meets a connection that we closed is a 502."""
 
 _START_FAILED = 3
 
@@ -41,7 +47,24 @@ def run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # with the freeze, measured to halve the slowest answers
-    config = uvicorn.Config(
+    config = uvicorn_config(app, settings, http=http, tls_cert=tls_cert, tls_key=tls_key)
+    server = _Server(config, app, drain_seconds)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(_START_FAILED)
+
+
+def uvicorn_config(
+    app: ASGIApp,
+    settings: ProcessSettings,
+    *,
+    http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> uvicorn.Config:
+    """How uvicorn serves an app."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -51,15 +74,11 @@ def run(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,
     )
-    server = _Server(config, app, drain_seconds)
-    with suppress(KeyboardInterrupt):
-        server.run()
-    if not server.started:
-        sys.exit(_START_FAILED)
 
 
 class _Server(uvicorn.Server):
