@@ -66,9 +66,9 @@ class Machine:
         return self.data_dir.with_suffix(".txt").read_text("utf-8")
 
     async def up(self, *options: str, **variables: str) -> None:
-        """Start, and return once it says that it is ready."""
+        """Start, and return once it has said that it is ready, to the last line."""
         await self.begin(*options, output=None, **variables)
-        await wait_until(lambda: "is ready: http" in self.output or self.has_ended, START_SECONDS)
+        await wait_until(lambda: "Ctrl-C stops it." in self.output or self.has_ended, START_SECONDS)
         assert "is ready: http" in self.output, self.output
         self.note_family()
 
