@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import nats
@@ -12,7 +13,7 @@ import pytest
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.errors import NoStreamResponseError
+from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 from prometheus_client import REGISTRY
 
 from common.app import background
@@ -22,7 +23,23 @@ from common.events import Event, RankChanged, new_id
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
+from common.stream import STREAM
 from tests.support import Servers, settings, unique_id, wait_until
+from tests.support.nats_servers import nats_with
+
+
+class Large(Event):
+    """An event that may be larger than NATS takes."""
+
+    SUBJECT: ClassVar[str] = "callboard.test.something_large.v1"
+
+    text: str
+
+
+class Misnamed(Event):
+    """An event whose subject NATS takes in no way."""
+
+    SUBJECT: ClassVar[str] = "callboard.test.two words.v1"
 
 
 @dataclass
@@ -214,3 +231,54 @@ async def test_what_relays_that_look_at_the_same_time_leave_to_each_other_is_pub
         await asyncio.gather(*(Outbox(database).flush(bus) for _ in range(5)))
         await Outbox(database).flush(bus)
         assert await before.are_sent(*backlog)
+
+
+async def test_events_that_nats_refuses_hold_up_no_other_and_are_named(
+    servers: Servers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    misnamed = Misnamed()
+    large = [Large(text="secret" * 1_000) for _ in range(300)]  # more than are published together
+    refused = [misnamed, *large]
+    async with (
+        nats_with(tmp_path, {"server_name:": "max_payload: 4096\nserver_name:"}) as server,
+        relaying(replace(servers, nats_url=server.url)) as relay,
+    ):
+        after = changed()
+        await relay.commit(*refused, after)
+        await wait_until(partial(relay.are_sent, after), 60)
+        labels = {"service": relay.database.name}
+
+        def are_counted() -> bool:
+            return REGISTRY.get_sample_value("callboard_outbox_refused", labels) == len(refused)
+
+        await wait_until(are_counted, 60)
+        rows = relay.database[OUTBOX.name]
+        assert await rows.count_documents({"sent": False}) == len(refused)
+        row = await rows.find_one({"_id": large[0].id})
+        assert row
+        assert row["refused"] == f"{Large.SUBJECT}: nats: maximum payload exceeded"
+        told = next(
+            text for text in caplog.messages if "NATS refuses events" in text and "301 in all" in text
+        )
+        assert f"the first is {misnamed.id}: {Misnamed.SUBJECT}: nats: invalid subject" in told
+        assert "secret" not in caplog.text
+        later = changed()
+        await relay.commit(later)
+        await wait_until(partial(relay.are_sent, later), 60)
+
+
+async def test_a_refusal_by_the_stream_of_one_event_is_its_own(servers: Servers, tmp_path: Path) -> None:
+    async with nats_with(tmp_path) as server, connected(replace(servers, nats_url=server.url)) as bus:
+        async with await nats.connect(server.url) as client:
+            stream = client.jetstream(timeout=60)
+            config = (await stream.stream_info(STREAM)).config
+            await stream.update_stream(config.evolve(max_msg_size=1_000))
+        payloads = (b"{}", b"x" * 2_000, b"{}")
+        errors = await bus.publish_all([(new_id(), Unheard.SUBJECT, payload, None) for payload in payloads])
+        assert (errors[0], errors[2]) == (None, None)
+        assert errors[1] and bus.is_own_refusal(errors[1])
+
+
+@pytest.mark.parametrize("error", [NatsTimeoutError(), NoStreamResponseError(), ServiceUnavailableError()])
+def test_what_concerns_all_events_is_no_refusal_of_one(error: NatsError) -> None:
+    assert not Bus.is_own_refusal(error)

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import nats
 import pytest
 from fastapi import FastAPI
+from nats.aio.client import Client
+from nats.errors import OutboundBufferLimitError
 from nats.js.errors import NotFoundError
 from prometheus_client import REGISTRY
 from pymongo.errors import ConnectionFailure
@@ -258,6 +260,58 @@ async def test_a_stop_finishes_what_was_begun_and_leaves_the_rest_to_the_next_at
         told = {event.id for event in events}
         await wait_until(lambda: told <= set(heard()), 60)
         assert max(Counter(heard()).values()) == 1
+
+
+async def test_what_came_before_a_request_for_more_fails_is_handled_all_the_same(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.bus.ACK_WAIT_SECONDS", 300.0)
+    real, has_failed = Client.publish, False
+    async with listening(servers, next(NAMES)) as listener:
+        await listener.tell(changed(unique_id()))
+        await wait_until(lambda: bool(listener.heard))
+
+        async def publish(client: Client, subject: str, *args: Any, **kwargs: Any) -> None:
+            nonlocal has_failed
+            if subject.startswith("$JS.API.CONSUMER.MSG.NEXT.") and not has_failed:
+                has_failed = True
+                raise OutboundBufferLimitError
+            await real(client, subject, *args, **kwargs)
+
+        monkeypatch.setattr(Client, "publish", publish)
+        users = [unique_id() for _ in range(600)]  # more than one request is for
+        await listener.tell(*map(changed, users))
+        await wait_until(lambda: set(users) <= set(listener.users()), 60)
+        assert has_failed
+
+
+async def test_what_came_with_an_event_that_cannot_be_put_aside_comes_again_at_once(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.bus.ACK_WAIT_SECONDS", 300.0)
+    failures = 0
+
+    async def keep_not(*_: Any) -> None:
+        nonlocal failures
+        failures += 1
+        monkeypatch.undo()
+        raise ValueError("a bug")
+
+    async with listening(servers, next(NAMES), NEWER) as listener:
+        monkeypatch.setattr("common.consumer.keep", keep_not)
+        async with await nats.connect(servers.nats_url) as client:
+            await client.jetstream(timeout=60).publish(
+                RankChanged.SUBJECT, b"{", headers={"Nats-Msg-Id": str(unique_id())}
+            )
+        users = [unique_id() for _ in range(50)]
+        await listener.tell(*map(changed, users), *(Newer(user=user) for user in users))
+
+        def heard(kind: type[Event]) -> set[int]:
+            found = (event for event in listener.heard if isinstance(event, RankChanged | Newer))
+            return {event.user for event in found if isinstance(event, kind)}
+
+        await wait_until(lambda: set(users) <= heard(RankChanged) & heard(Newer), 60)
+        assert failures == 1
 
 
 async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead_letters(

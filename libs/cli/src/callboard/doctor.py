@@ -31,6 +31,7 @@ from callboard.plugins import Plugin, plugins
 from common.errors import ConfigurationError, ServiceError
 from common.group import Group, load_group
 from common.mongo import Database, check_migrated
+from common.outbox import OUTBOX
 from common.plugins import Examinable, Finding, load
 from common.settings import Settings, read_settings
 from common.stream import STREAM, differences, ensure_stream, wanted_stream, why_refused
@@ -52,6 +53,7 @@ _OLDEST_MONGODB = (6, 0)
 _OLDEST_MONGODB_WITH_FIXES = (7, 0)
 _OLDEST_NATS = (2, 11)
 _NEARLY_FULL = 0.9
+_MOST_REFUSED_EVENTS = 5
 _PORTS_OPEN_TO_ROBLOX = (80, 443)
 _PORT_CLOSED_TO_ROBLOX = 1194
 
@@ -274,6 +276,19 @@ async def _examine_mongodb(databases: Mapping[str, Database]) -> AsyncIterator[F
             )
     if are_right:
         yield Finding(True, "The databases are up to date.")
+        async for finding in _examine_outboxes(databases):
+            yield finding
+
+
+async def _examine_outboxes(databases: Mapping[str, Database]) -> AsyncIterator[Finding]:
+    for name, database in databases.items():
+        refused = {"sent": False, "refused": {"$exists": True}}
+        async for event in database[OUTBOX.name].find(refused, {"refused": True}).limit(_MOST_REFUSED_EVENTS):
+            yield Finding(
+                False,
+                f"NATS refuses the event {event['_id']} of {name}, which waits: {event['refused']}.",
+                "Raise the limit that it names, or remove the event; docs/operating.md, Events wait.",
+            )
 
 
 async def _examine_nats(system: Settings) -> AsyncIterator[Finding]:

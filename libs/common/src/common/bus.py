@@ -9,11 +9,18 @@ from contextlib import suppress
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import BadSubjectError, MaxPayloadError
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
+from nats.js.errors import (
+    APIError,
+    NoStreamResponseError,
+    NotFoundError,
+    ServerError,
+    ServiceUnavailableError,
+)
 
 from common.errors import ServiceError, Unavailable
 from common.logs import LogThrottle
@@ -28,6 +35,8 @@ BATCH = 256
 _PUBLISH_SECONDS = 2.0
 _PULL_SECONDS = 5.0
 FINISH_SECONDS = 1.0
+_HEADER_BYTES = 256
+"""More than the headers of an event take, which count as part of its size."""
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 10.0
 _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
@@ -57,6 +66,7 @@ class Bus:
         self._client: Client | None = None
         self._stream_is_there = asyncio.Event()
         self._log_throttle = LogThrottle()
+        self._error_throttle = LogThrottle()
 
     @property
     def is_connected(self) -> bool:
@@ -130,7 +140,14 @@ class Bus:
                     headers = {"Nats-Msg-Id": event_id}
                     if traceparent:
                         headers[TRACEPARENT_HEADER] = traceparent
-                    await client.publish(subject, payload, reply=f"{inbox}.{number}", headers=headers)
+                    # NATS would close the connection over one message that is too large.
+                    if len(payload) + _HEADER_BYTES > client.max_payload:
+                        answers.refuse(number, MaxPayloadError())
+                        continue
+                    try:
+                        await client.publish(subject, payload, reply=f"{inbox}.{number}", headers=headers)
+                    except BadSubjectError as error:
+                        answers.refuse(number, error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_PUBLISH_SECONDS):
                         await answers.are_complete.wait()
@@ -141,6 +158,13 @@ class Bus:
         if any(map(_means_no_stream, answers.errors)):
             self._stream_is_there.clear()
         return answers.errors
+
+    @staticmethod
+    def is_own_refusal(error: NatsError) -> bool:
+        """Whether NATS refuses this one event, however often it is published, and takes others meanwhile."""
+        if isinstance(error, ServiceUnavailableError | ServerError):
+            return False
+        return isinstance(error, MaxPayloadError | BadSubjectError | APIError)
 
     async def batches(self, durable: str, subjects: Sequence[str]) -> AsyncGenerator[list[Msg], None]:
         """Messages of a durable pull consumer, as many at a time as are there, until cancelled.
@@ -176,16 +200,23 @@ class Bus:
         while self._stream_is_there.is_set():
             messages, status = await arrived.take(deadline)
             remaining -= len(messages)
+            can_ask = True
             # A request without any answer was lost, with a connection for instance.
             if remaining <= 0 or status or not messages:
                 # Before these are handled, so that the next ones come meanwhile.
-                await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{durable}", request, reply=inbox)
+                try:
+                    await client.publish(
+                        f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{durable}", request, reply=inbox
+                    )
+                except NatsError as error:
+                    logger.warning("cannot ask for more events: %s", type(error).__name__)
+                    can_ask = False
                 remaining = BATCH
                 deadline = asyncio.get_running_loop().time() + _PULL_SECONDS + 1
             if messages:
                 yield messages
-            if status in ("404", "503"):
-                return  # no such consumer or stream (any more): start over
+            if status in ("404", "503") or not can_ask:
+                return  # no such consumer, stream or connection (any more): start over
 
     async def _ensure_stream(self) -> bool:
         """Whether the stream is there now; if not, the log says why, and what to change."""
@@ -216,7 +247,9 @@ class Bus:
             raise
 
     async def _note_error(self, error: Exception) -> None:
-        logger.warning("NATS: %s", type(error).__name__)
+        text = str(error) if "ermissions" in str(error) else type(error).__name__  # it names the subject
+        if self._error_throttle.allows(text):
+            logger.warning("NATS: %s", text)
 
 
 class _Answers:
@@ -229,8 +262,14 @@ class _Answers:
 
     async def add(self, message: Msg) -> None:
         """An answer; the last part of its subject is the number of the event."""
-        number = int(message.subject.rpartition(".")[2])
-        self.errors[number] = _error_in(message)
+        self._note(int(message.subject.rpartition(".")[2]), _error_in(message))
+
+    def refuse(self, number: int, error: NatsError) -> None:
+        """Nothing was sent: this event cannot be."""
+        self._note(number, error)
+
+    def _note(self, number: int, error: NatsError | None) -> None:
+        self.errors[number] = error
         self._missing -= 1
         if self._missing == 0:
             self.are_complete.set()

@@ -7,11 +7,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from common import metrics
 from common.bus import FINISH_SECONDS, Bus
@@ -73,6 +74,9 @@ class Consumer:
                     await asyncio.shield(work)
                 except asyncio.CancelledError:
                     await asyncio.wait([work], timeout=FINISH_SECONDS)
+                    raise
+                except Exception:
+                    await _give_back(messages)
                     raise
                 finally:
                     work.cancel()
@@ -160,6 +164,14 @@ class Consumer:
         metrics.DEAD_LETTERS.labels(self._service).inc()
         logger.error("an event went to the dead letters: %s", reason, extra=_trace_of(message))
         await message.term()
+
+
+async def _give_back(messages: Sequence[Msg]) -> None:
+    """Let what was not come to be delivered again at once, not only after ACK_WAIT_SECONDS."""
+    with suppress(NatsError):
+        for message in messages:
+            if not message.is_acked:
+                await message.nak()
 
 
 def _put_off_seconds(deliveries: int) -> float:

@@ -35,6 +35,9 @@ PROVIDER_SECONDS = Histogram(
 
 OUTBOX_UNSENT = Gauge("callboard_outbox_unsent", "Events that wait to be published.", ["service"])
 OUTBOX_AGE = Gauge("callboard_outbox_oldest_seconds", "Age of the oldest event that waits.", ["service"])
+OUTBOX_REFUSED = Gauge(
+    "callboard_outbox_refused", "Events that NATS refuses one by one, while it takes others.", ["service"]
+)
 EVENTS_PUBLISHED = Counter("callboard_events_published", "Events that NATS acknowledged.", ["service"])
 EVENTS_HANDLED = Counter(
     "callboard_events_handled", "Events handled and acknowledged.", ["service", "subject"]

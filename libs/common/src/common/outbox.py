@@ -56,6 +56,7 @@ class Outbox:
         self._service = database.name
         self._added: dict[str, float] = {}
         self._committed = asyncio.Event()
+        self._log_throttle = LogThrottle()
 
     async def add(
         self, session: Session, events: Sequence[Event], traces: Mapping[str, str | None] | None = None
@@ -94,7 +95,7 @@ class Outbox:
                 deadline = asyncio.get_running_loop().time() + _POLL_SECONDS
                 while await self._is_woken(deadline):
                     rows = await self._just_committed()
-                    sent, failure = await self._publish(bus, rows)
+                    sent, _, failure = await self._publish(bus, rows)
                     await self._mark(sent)
                     if failure is not None:
                         raise Unavailable("nats") from failure
@@ -117,7 +118,7 @@ class Outbox:
         the rest. Should each find its first marked by another, the next look of any of them goes on.
         """
         self._forget_finished()
-        last = ""
+        last, refused = "", dict[str, str]()
         while True:
             rows = (
                 await self._rows.find({"sent": False, "_id": {"$gt": last}}, batch_size=_BATCH)
@@ -127,14 +128,22 @@ class Outbox:
             )
             if not last:
                 await self._tell_depth(rows)
-            sent, failure = await self._publish(bus, rows)
-            is_first = await self._mark(sent[:1]) == 1
+            sent, of_these, failure = await self._publish(bus, rows)
+            is_first = not sent or await self._mark(sent[:1]) == 1
             await self._mark(sent[1:])
+            refused |= of_these
             if failure is not None:
                 raise Unavailable("nats") from failure
             if len(rows) < _BATCH or not is_first:
-                return
+                break
             last = rows[-1]["_id"]
+
+        metrics.OUTBOX_REFUSED.labels(self._service).set(len(refused))
+        if refused:
+            event = next(iter(refused))
+            text = f"{len(refused)} in all stay in the outbox; the first is {event}: {refused[event]}"
+            if self._log_throttle.allows(text):
+                logger.error("NATS refuses events, and takes others: %s", text)
 
     def _forget_finished(self) -> None:
         # By now, what was added before is committed, so that a look finds it, or never will be.
@@ -164,16 +173,34 @@ class Outbox:
         wanted = {"_id": {"$in": list(self._added)}, "sent": False}
         return await self._rows.find(wanted, batch_size=_BATCH, hint="_id_").limit(_BATCH).to_list()
 
-    async def _publish(self, bus: "Bus", rows: Sequence[Document]) -> tuple[list[str], Exception | None]:
-        """The ids of those that were published, and why the others were not."""
+    async def _publish(
+        self, bus: "Bus", rows: Sequence[Document]
+    ) -> tuple[list[str], dict[str, str], Exception | None]:
+        """The ids of those that were published; why NATS refuses single ones; and why it took none at all."""
         if not rows:
-            return [], None
+            return [], {}, None
         errors = await bus.publish_all(
             [(row["_id"], row["subject"], row["payload"], row.get("traceparent")) for row in rows]
         )
         sent = [row["_id"] for row, error in zip(rows, errors, strict=True) if error is None]
         metrics.EVENTS_PUBLISHED.labels(self._service).inc(len(sent))
-        return sent, next(filter(None, errors), None)
+        failed = [(row, error) for row, error in zip(rows, errors, strict=True) if error is not None]
+        refused = {
+            row["_id"]: f"{row['subject']}: {error}" for row, error in failed if bus.is_own_refusal(error)
+        }
+        await self._note_refused(rows, refused)
+        # What was not answered while others were is tried again at the next look.
+        others = [error for row, error in failed if row["_id"] not in refused]
+        return sent, refused, others[0] if others and not sent else None
+
+    async def _note_refused(self, rows: Sequence[Document], refused: Mapping[str, str]) -> None:
+        """Keep the reason with the event, where `callboard doctor` finds it."""
+        for row in rows:
+            reason = refused.get(row["_id"])
+            if reason is not None:
+                self._added.pop(row["_id"], None)
+                if row.get("refused") != reason:
+                    await self._marks.update_one({"_id": row["_id"]}, {"$set": {"refused": reason}})
 
     async def _mark(self, sent: Sequence[str]) -> int:
         """Mark these sent; answers how many no other relay had marked."""
