@@ -5,6 +5,7 @@ from hmac import compare_digest
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.errors import DuplicateKeyError
 
 from applications.errors import ApplicationNotFound
 from applications.models import Record, Refusal
@@ -61,6 +62,10 @@ _BEGINNING = 16
 """Of the 43 characters of a token: no two begin alike, and the others are more than anybody can guess."""
 
 
+class TakenMeanwhile(Exception):
+    """Another request began an approval of this user, or one with this Idempotency-Key, since this one looked."""
+
+
 class Repository:
     """Records by user, and texts by token."""
 
@@ -89,7 +94,7 @@ class Repository:
     async def add(self, session: Session, record: Record) -> None:
         """Store a new record."""
         await self._applications.insert_one(
-            record.model_dump(by_alias=True, exclude_none=True), session=session
+            record.model_dump(by_alias=True, exclude_defaults=True), session=session
         )
 
     async def url(self, application: str) -> str:
@@ -126,10 +131,10 @@ class Repository:
     ) -> Record:
         """Make the user's latest open application, or a new record, `approving`, claimed by the caller.
 
-        Raises DuplicateKeyError when the same attempt is at another approval meanwhile.
+        Raises TakenMeanwhile.
         """
         await self._forget_old(attempt, session)
-        found = await self._applications.find_one_and_update(
+        found = await self._claim(
             # Older versions made applications `failed` whose rank was refused: they are open.
             {"user": user, "status": {"$in": ["submitted", "failed"]}, "submitted_at": {"$exists": True}},
             {
@@ -143,7 +148,6 @@ class Repository:
             },
             sort=[("submitted_at", DESCENDING)],
             upsert=True,
-            return_document=ReturnDocument.AFTER,
             session=session,
         )
         return Record.model_validate(found)
@@ -151,13 +155,12 @@ class Repository:
     async def take_over(self, user: int, attempt: Attempt | None = None) -> Record | None:
         """Claim the user's `approving` record if its lease ran out; `attempt` is one that is not at it yet.
 
-        Raises DuplicateKeyError as `begin_approval` does.
+        Raises TakenMeanwhile.
         """
         await self._forget_old(attempt)
-        found = await self._applications.find_one_and_update(
+        found = await self._claim(
             {"status": "approving", "user": user, "claimed_until": {"$lte": datetime.now(UTC)}},
             {"$set": _claim(), "$push": {"attempts": {"$each": _attempts(attempt)}}},
-            return_document=ReturnDocument.AFTER,
         )
         return Record.model_validate(found) if found else None
 
@@ -195,6 +198,14 @@ class Repository:
         """The users whose `approving` records nobody is working on."""
         wanted = {"status": "approving", "claimed_until": {"$lte": datetime.now(UTC)}}
         return [found["user"] async for found in self._applications.find(wanted, {"user": 1})]
+
+    async def _claim(self, wanted: Document, change: Document, **how: Any) -> Document | None:
+        try:
+            return await self._applications.find_one_and_update(
+                wanted, change, return_document=ReturnDocument.AFTER, **how
+            )
+        except DuplicateKeyError:
+            raise TakenMeanwhile from None
 
     async def _forget_old(self, attempt: Attempt | None, session: Session | None = None) -> None:
         """Free the attempt's key where it is no longer remembered, or was refused (by an older version)."""

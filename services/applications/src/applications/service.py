@@ -6,12 +6,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import urljoin
 
-from pymongo.errors import DuplicateKeyError
-
 from applications.errors import AlreadyRanked, ApplicationNotFound, NotRanked
 from applications.models import Answers, Member, Record
 from applications.plugins import Documents, Published
-from applications.repository import Repository
+from applications.repository import Repository, TakenMeanwhile
 from common.errors import InvalidQuery, ServiceError, Unavailable
 from common.events import ApplicationApproved, ApplicationSubmitted, new_id
 from common.group import Group
@@ -121,7 +119,7 @@ class Applications:
             earlier = await self._repository.attempted(attempt) if attempt else None
             if earlier and earlier.status == "approved":
                 return True
-            with suppress(DuplicateKeyError):  # the same attempt, or one with its key, was quicker
+            with suppress(TakenMeanwhile):
                 if earlier:
                     if record := await self._repository.take_over(user):
                         await self._finish(record)
