@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
@@ -179,3 +182,24 @@ async def served(
         server.should_exit = True
         server.force_exit = True
         await task
+
+
+async def start_process(servers: Servers, port: int, *before: str, **given: str) -> Process:
+    """The gateway as a process of its own; `before` is what starts it."""
+    environment = {
+        "CALLBOARD_MONGO_URL": servers.mongo_url,
+        "CALLBOARD_INTERNAL_TOKEN": servers.internal_token,
+        "CALLBOARD_CONFIG": str(ROOT / "callboard.toml"),
+        "CALLBOARD_PORT": str(port),
+    }
+    command = (*before, sys.executable, "-m", "gateway.main")
+    return await asyncio.create_subprocess_exec(*command, env=os.environ | environment | given, stderr=PIPE)
+
+
+async def answers_requests(port: int) -> bool:
+    """Whether the gateway at this port is there."""
+    async with httpx.AsyncClient(timeout=60) as client:
+        try:
+            return (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+        except httpx.ConnectError:
+            return False

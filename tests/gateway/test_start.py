@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import ssl
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -27,8 +25,16 @@ from gateway.main import create
 from gateway.policies import Call
 from gateway.repository import COLLECTIONS
 from gateway.settings import GatewaySettings
-from tests.gateway.builders import changed_config, echoes, make_key, open_database, open_gateway
-from tests.support import ROOT, Servers, running, settings, wait_until
+from tests.gateway.builders import (
+    answers_requests,
+    changed_config,
+    echoes,
+    make_key,
+    open_database,
+    open_gateway,
+    start_process,
+)
+from tests.support import Servers, running, settings, wait_until
 from tests.support.machine import START_SECONDS
 
 KEPT_BY_PROXIES = {"nginx": 60, "an AWS load balancer": 60, "Caddy": 120}
@@ -158,27 +164,6 @@ async def test_without_a_policy_that_names_a_key_only_the_routes_for_anyone_pass
             assert (await client.get("/profile", headers=headers)).status_code == 401
             assert (await client.get("/connect?place=1001", headers=headers)).status_code in (401, 403)
             assert (await client.get("/applications/AAAA")).status_code == 200
-
-
-async def start_process(servers: Servers, port: int, *before: str, **given: str) -> Process:
-    """The gateway as a process of its own; `before` is what starts it."""
-    environment = {
-        "CALLBOARD_MONGO_URL": servers.mongo_url,
-        "CALLBOARD_INTERNAL_TOKEN": servers.internal_token,
-        "CALLBOARD_CONFIG": str(ROOT / "callboard.toml"),
-        "CALLBOARD_PORT": str(port),
-    }
-    command = (*before, sys.executable, "-m", "gateway.main")
-    return await asyncio.create_subprocess_exec(*command, env=os.environ | environment | given, stderr=PIPE)
-
-
-async def answers_requests(port: int) -> bool:
-    """Whether the gateway at this port is there."""
-    async with httpx.AsyncClient(timeout=60) as client:
-        try:
-            return (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
-        except httpx.ConnectError:
-            return False
 
 
 def test_idle_connections_are_kept_longer_than_proxies_keep_theirs(servers: Servers) -> None:

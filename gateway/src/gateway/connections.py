@@ -7,7 +7,10 @@ different requests in the same bytes.
 """
 
 import asyncio
+import logging
 import resource
+from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from itertools import islice
 
@@ -17,8 +20,13 @@ from common.errors import ServiceError
 from gateway.errors import HeadTooLarge, HeadTooSlow, InvalidRequest, TooManyConnections
 from gateway.proxy import refusal
 
+logger = logging.getLogger(__name__)
+
+_MAX_CONNECTIONS = 10_000
 _FILES_FOR_OTHERS = 500
 """Left to the connections to services and databases, and to logs."""
+_MACOS_FILES = 10_240
+"""macOS says that there is no hard limit, and refuses a soft one above this (its OPEN_MAX)."""
 _SEARCHED_CONNECTIONS = 64
 """Beyond the first ones, the search for an idle connection would cost a flooded gateway too much."""
 
@@ -26,7 +34,7 @@ _SEARCHED_CONNECTIONS = 64
 class ClientConnection(HttpToolsProtocol):
     """uvicorn's own protocol, with limits."""
 
-    most_connections = 10_000
+    most_connections = _MAX_CONNECTIONS
     most_head_bytes = 64 * 1024
     most_headers = 256
     most_unread_bytes = 1024 * 1024
@@ -183,8 +191,36 @@ class ClientConnection(HttpToolsProtocol):
 
 
 def allow_open_files() -> None:
-    """Raise the limit of open files as far as the system lets us, and accept no more connections than fit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY:
-        ClientConnection.most_connections = min(ClientConnection.most_connections, hard - _FILES_FOR_OTHERS)
+    """Raise this process's limit of open files as far as possible, and accept no more connections than fit."""
+    files = raise_limit(resource.getrlimit(resource.RLIMIT_NOFILE), _set_limit)
+    ClientConnection.most_connections = connections_within(files)
+
+
+def _set_limit(soft: int, hard: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def raise_limit(limits: tuple[int, int], set_limit: Callable[[int, int], None]) -> int:
+    """Raise the soft limit as far as the system permits; answers the one that then holds. The hard one stays."""
+    soft, hard = limits
+    wanted = [most for most in (hard, _MAX_CONNECTIONS + _FILES_FOR_OTHERS, _MACOS_FILES) if most >= 0]
+    if soft == resource.RLIM_INFINITY:
+        return max(wanted)
+    for files in wanted:
+        if soft < files and (hard == resource.RLIM_INFINITY or files <= hard):
+            with suppress(OSError, ValueError):
+                set_limit(files, hard)
+                return files
+    return soft
+
+
+def connections_within(files: int) -> int:
+    """How many connections so many open files have room for; warns where others need most of the files."""
+    most = min(_MAX_CONNECTIONS, max(files - _FILES_FOR_OTHERS, files // 2))
+    if files < 2 * _FILES_FOR_OTHERS:
+        logger.warning(
+            "this process may open %d files only, so it serves %d clients at once: raise its limit (ulimit -n)",
+            files,
+            most,
+        )
+    return most

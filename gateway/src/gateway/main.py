@@ -8,6 +8,7 @@ from prometheus_client import start_http_server
 
 from common.app import Health, add_health_routes, bare_app
 from common.group import load_group
+from common.logs import configure_logging
 from common.mongo import connect, wait_until_migrated
 from common.peers import Apps
 from common.plugins import load
@@ -73,6 +74,7 @@ def _metrics_page(settings: GatewaySettings) -> Iterator[None]:
 
 def serve(app: FastAPI, settings: GatewaySettings, name: str) -> None:
     """Serve the public port until SIGTERM or Ctrl-C."""
+    configure_logging(name, settings.log_level)
     allow_open_files()
     run(
         app,
