@@ -101,6 +101,9 @@ def _shifts(people: int, now: datetime) -> Iterator[Shift]:
                 key="bench",
                 idempotency_key=f"filled-{turn}-{number}",
                 logged_at=ended,
+                number=SHIFTS_EACH - turn + 1,
+                exact_points=str(POINTS_EACH),
+                carried="0",
             )
 
 

@@ -4,22 +4,25 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
+from operator import itemgetter
+from typing import Any
 
 import pytest
 
 from accounts.repository import Accounts
-from callboard import books
-from callboard.access import open_database
+from callboard import books, credit
+from callboard.access import open_database, open_databases
 from callboard.books import TotalsOfLedger
 from callboard.databases import DATABASES
 from callboard.verify import Report, verify
 from common.dead_letters import DEAD_LETTERS
 from common.events import ShiftLogged, new_id
 from common.mongo import transaction
+from common.peers import KEY_NAME_HEADER
 from tests.accounts.builders import shift_logged
 from tests.cli.machine import CALLBOARD, run
 from tests.support import unique_id, wait_until
-from tests.support.accounting import log
+from tests.support.accounting import ENDED_AT, log
 from tests.support.machine import PATIENT, Machine, machine
 from tests.support.plans import Sent, listen, slow_plans
 
@@ -73,6 +76,11 @@ async def unsent(park: Machine, service: str) -> int:
     """How many of its events the service has not sent."""
     async with park.mongodb() as client:
         return await client[service]["outbox"].count_documents({"sent": False})
+
+
+async def is_all_sent(park: Machine, service: str) -> bool:
+    """Whether the service has sent all its events."""
+    return await unsent(park, service) == 0
 
 
 async def outboxes(park: Machine) -> int:
@@ -232,6 +240,156 @@ async def test_nothing_is_published_again_while_it_may_still_be_under_way(park: 
     assert (await sound(park)).is_good
 
 
+async def test_what_nats_has_and_accounts_has_not_handled_yet_is_not_published_again(park: Machine) -> None:
+    await park.stop("accounts")
+    one, other = unique_id(), unique_id()
+    await log_shifts(park, one, other)
+    person = await park.person()
+    await wait_until(lambda: is_all_sent(park, "shifts"))
+    events = await outboxes(park)
+    for _ in range(2):
+        report = await look(park, repair=True)
+        assert report.on_their_way == 2
+        assert "2 of these are on their way: NATS has what is missing, and delivers it." in report.sentences()
+        assert not any((report.repairs or {}).values())
+    assert (await look(park)).to_json()["on_their_way"] == 2
+    assert await outboxes(park) == events
+    await park.start("accounts")
+    assert (await sound(park)).is_good
+
+    await park.stop("shifts")
+    await change(park, "grant", person.username)
+    await wait_until(lambda: is_all_sent(park, "certifications"))
+    events = await outboxes(park)
+    report = await look(park, repair=True)
+    assert (report.on_their_way, report.repairs) == (1, {"shifts": 0, "totals": 0, "certifications": 0})
+    assert await outboxes(park) == events
+    await park.start("shifts")
+    assert (await sound(park)).is_good
+
+
+async def test_what_was_published_again_is_on_its_way_too(park: Machine) -> None:
+    await park.stop("accounts")
+    user = unique_id()
+    await log_shifts(park, user)
+    await wait_until(lambda: is_all_sent(park, "shifts"))
+    await lose_the_storage_of_nats(park)
+
+    async def is_published_again() -> bool:  # once shifts has made the stream anew
+        return bool(((await look(park, repair=True)).repairs or {})["shifts"])
+
+    await wait_until(is_published_again)
+    await wait_until(lambda: is_all_sent(park, "shifts"))
+    events = await outboxes(park)
+    report = await look(park, repair=True)
+    assert (report.on_their_way, (report.repairs or {})["shifts"]) == (1, 0)
+    assert await outboxes(park) == events
+    await park.start("accounts")
+    assert (await sound(park)).is_good
+
+
+async def test_while_nats_is_away_nothing_that_it_may_have_is_published_again(park: Machine) -> None:
+    await park.stop("accounts")
+    user = unique_id()
+    await log_shifts(park, user)
+    await wait_until(lambda: is_all_sent(park, "shifts"))
+    await park.kill("nats-server")
+    report = await look(park, repair=True)
+    assert (report.nats_is_away, report.to_json()["on_their_way"]) == (True, None)
+    assert not any((report.repairs or {}).values())
+    assert [text for text in report.sentences() if text.startswith("NATS does not answer")]
+    await park.start("nats-server")
+    await park.start("accounts")
+    assert (await sound(park)).is_good
+
+
+async def test_a_second_that_is_credited_twice_is_found_with_its_person_and_shift(park: Machine) -> None:
+    user = unique_id()
+    await log_at(park, user, (4000, 600), (3700, 600), (100, 60))
+    assert (await sound(park)).is_good
+    async with park.mongodb() as client:
+        shifts = client["shifts"]["shifts"]
+        second = await shifts.find_one({"user": user, "credited_seconds": 300})
+        assert second is not None
+        await shifts.update_one({"_id": second["_id"]}, {"$set": {"credited_seconds": 301}})
+        report = await look(park, repair=True)
+        assert sentences(report) == {
+            f"Shift {second['_id']} of person {user} is credited seconds twice: it and the shifts that it follows on "
+            "cover 900 s, and are credited 901 s."
+        }
+        assert not any((report.repairs or {}).values())
+        await shifts.update_one({"_id": second["_id"]}, {"$set": {"credited_seconds": 300}})
+    assert (await sound(park)).is_good
+
+
+async def test_a_wrong_carry_is_found_with_its_person_and_shift(park: Machine) -> None:
+    user = unique_id()
+    await log_at(park, user, (4000, 50), (3000, 50), (2000, 50))
+    assert (await sound(park)).is_good
+    async with park.mongodb() as client:
+        shifts, sheets = client["shifts"]["shifts"], client["shifts"]["timesheets"]
+        first, second, third = await shifts.find({"user": user}).sort("number").to_list()
+        sheet = await sheets.find_one({"_id": user})
+        assert sheet is not None
+        assert [one["exact_points"] for one in (first, second, third)] == ["5/6"] * 3
+        assert [one["carried"] for one in (first, second, third)] == ["0", "5/6", "2/3"]
+
+        await sheets.update_one({"_id": user}, {"$set": {"carry": {"numerator": 1, "denominator": 3}}})
+        assert sentences(await look(park)) == {
+            f"The timesheet of person {user} carries 1/3 points, their last shift {third['_id']} left 1/2."
+        }
+        await sheets.replace_one({"_id": user}, sheet)
+        await shifts.update_one({"_id": third["_id"]}, {"$set": {"carried": "1/2"}})
+        assert sentences(await look(park)) == {
+            f"Shift {third['_id']} of person {user} carries 1/2 points, shift {second['_id']} before it left 2/3.",
+            f"The timesheet of person {user} carries 1/2 points, their last shift {third['_id']} left 1/3.",
+        }
+        await shifts.replace_one({"_id": third["_id"]}, third)
+    assert (await sound(park)).is_good
+
+
+async def test_one_person_with_more_shifts_than_are_read_at_once_is_checked_whole(
+    park: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = sorted(unique_id() for _ in range(3))
+    for user, many in zip(users, (1, 5, 2), strict=True):
+        await log_at(park, user, *((1000 * number, 50) for number in range(1, many + 1)))
+    assert (await sound(park)).is_good
+    async with open_databases(park.settings()) as databases:
+        whole = {
+            user: (shifts, sheet) async for user, shifts, sheet in credit.CreditOfShifts(databases).pairs()
+        }
+        assert [len(whole[user][0] or ()) for user in users] == [1, 5, 2]
+        for at_once in (1, 2, 3, 4, 7):
+            monkeypatch.setattr(credit, "_READ_AT_ONCE", at_once)
+            paged = {
+                user: (sorted(shifts, key=itemgetter("_id")), sheet)
+                async for user, shifts, sheet in credit.CreditOfShifts(databases).pairs()
+                if shifts
+            }
+            assert paged == {
+                user: (sorted(shifts, key=itemgetter("_id")), sheet)
+                for user, (shifts, sheet) in whole.items()
+                if shifts
+            }
+
+
+async def log_at(park: Machine, user: int, *worked: tuple[int, int]) -> None:
+    """Log shifts of this person: for each, how many seconds ago it ended, and how long it was."""
+    async with park.service("shifts") as client:
+        for ago, duration in worked:
+            params: dict[str, Any] = {
+                "id": user,
+                "place": 1001,
+                "duration": duration,
+                "training": "false",
+                "server": "server-1",
+                "ended_at": ENDED_AT - ago,
+            }
+            answer = await client.post("/log", params=params, headers={KEY_NAME_HEADER: "game"})
+            assert answer.status_code == 200
+
+
 async def test_a_total_is_mended_while_shifts_are_counted(park: Machine) -> None:
     user = unique_id()
     async with open_database(park.settings(), "accounts") as database:
@@ -325,7 +483,18 @@ async def test_more_than_a_batch_is_mended_in_one_go(park: Machine) -> None:
         shifts = client["shifts"]["shifts"]
         shift = await shifts.find_one({"user": user})
         assert shift is not None
-        copies = [{**shift, "_id": new_id(), "idempotency_key": new_id()} for _ in range(2_100)]
+        for name in ("number", "exact_points", "carried"):  # those of an older version
+            del shift[name]
+        copies = [
+            {
+                **shift,
+                "_id": new_id(),
+                "idempotency_key": new_id(),
+                "started_at": shift["started_at"] - 600 * number,
+                "ended_at": shift["ended_at"] - 600 * number,
+            }
+            for number in range(1, 2_101)
+        ]
         await shifts.insert_many(copies)
     named = await look(park)
     assert len(sentences(named)) == 1_000

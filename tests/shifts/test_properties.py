@@ -396,7 +396,8 @@ class GameServers(RuleBasedStateMachine):
     async def _recorded(self) -> dict[int, list[Document]]:
         found: dict[int, list[Document]] = {user: [] for user in self._users}
         async for shift in self._replicas.database["shifts"].find({"user": {"$in": self._users}}):
-            del shift["_id"], shift["logged_at"]
+            for name in ("_id", "logged_at", "number", "exact_points", "carried"):
+                del shift[name]
             found[shift["user"]].append({**shift, "idempotency_key": shift.get("idempotency_key")})
         return {user: sorted(shifts, key=_order) for user, shifts in found.items()}
 

@@ -3,9 +3,10 @@
 Each comparison reads both sides in the order of an index, and keeps no more than a batch in memory.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pymongo import ASCENDING
 
@@ -30,10 +31,9 @@ Right = TypeVar("Right")
 
 
 class Comparison(Protocol):
-    """Two records of the same things; `publishes_from` is the service whose outbox `mend` uses, if it does."""
+    """Two records of the same things."""
 
     what: str
-    publishes_from: str | None
 
     async def size(self) -> int:
         """About how many pairs there are."""
@@ -47,8 +47,23 @@ class Comparison(Protocol):
     def differences(self, pair: Pair) -> list[str]:
         """What does not agree, in sentences."""
 
+
+@runtime_checkable
+class Mending(Comparison, Protocol):
+    """A comparison of what can be mended."""
+
     async def mend(self, pairs: Sequence[Pair]) -> int:
         """Mend what differs, where that can be done; answers how many were. Safe to repeat."""
+
+
+@runtime_checkable
+class Publishing(Mending, Protocol):
+    """A comparison that mends by publishing events again, by the outbox of `publishes_from`."""
+
+    publishes_from: str
+
+    async def sent_at(self, pairs: Sequence[Pair]) -> Mapping[Any, Mapping[str, datetime]]:
+        """By key and by the consumer that lacks the event: when it was sent last, as far as its owner knows."""
 
 
 class LedgerOfShifts:
@@ -58,7 +73,7 @@ class LedgerOfShifts:
     """
 
     what = "shifts"
-    publishes_from: str | None = "shifts"
+    publishes_from = "shifts"
 
     def __init__(self, databases: Databases) -> None:
         self._shifts = databases["shifts"][SHIFTS.name]
@@ -72,9 +87,9 @@ class LedgerOfShifts:
     async def pairs(self, keys: Sequence[Any] | None = None) -> AsyncIterator[Pair]:
         """By id: the shift and the ledger entry."""
         these = {} if keys is None else {"_id": {"$in": keys}}
-        async for pair in _side_by_side(
-            _in_order(self._shifts, ["_id"], these, ["user", "points"]),
-            _in_order(self._ledger, ["_id"], {**these, "reason": "shift"}, ["user", "points"]),
+        async for pair in side_by_side(
+            in_order(self._shifts, ["_id"], these, ["user", "points"]),
+            in_order(self._ledger, ["_id"], {**these, "reason": "shift"}, ["user", "points"]),
         ):
             yield pair
 
@@ -97,11 +112,16 @@ class LedgerOfShifts:
             ]
         return []
 
+    async def sent_at(self, pairs: Sequence[Pair]) -> Mapping[Any, Mapping[str, datetime]]:
+        """When the event of each shift without an entry was sent."""
+        sent = await _sent_at(self._outbox, [shift_id for shift_id, _, entry in pairs if entry is None])
+        return {shift_id: {"accounts": at} for shift_id, at in sent.items()}
+
     async def mend(self, pairs: Sequence[Pair]) -> int:
         """Publish the shifts that have no entry."""
         missing = [shift_id for shift_id, _, entry in pairs if entry is None]
         shifts = [Shift.from_document(found) async for found in self._shifts.find({"_id": {"$in": missing}})]
-        return await _publish_again(self._outbox, [shift.logged() for shift in shifts])
+        return await _publish_again(self._outbox, {shift.id: shift.logged() for shift in shifts})
 
 
 class TotalsOfLedger:
@@ -112,7 +132,6 @@ class TotalsOfLedger:
     """
 
     what = "totals"
-    publishes_from: str | None = None
 
     def __init__(self, databases: Databases) -> None:
         self._database = databases["accounts"]
@@ -126,8 +145,8 @@ class TotalsOfLedger:
     async def pairs(self, keys: Sequence[Any] | None = None) -> AsyncIterator[Pair]:
         """By user: the account, and the points that the ledger adds up to."""
         async for users in self._ranges(keys):
-            async for pair in _side_by_side(
-                _in_order(self._accounts, ["id"], {"id": users}, ["points"]), self._sums(users)
+            async for pair in side_by_side(
+                in_order(self._accounts, ["id"], {"id": users}, ["points"]), self._sums(users)
             ):
                 yield pair
 
@@ -204,7 +223,7 @@ class CopiesOfCertifications:
     """
 
     what = "certifications"
-    publishes_from: str | None = "certifications"
+    publishes_from = "certifications"
 
     def __init__(self, databases: Databases) -> None:
         self._records = databases["certifications"][CERTIFICATIONS.name]
@@ -219,11 +238,11 @@ class CopiesOfCertifications:
     async def pairs(self, keys: Sequence[Any] | None = None) -> AsyncIterator[Pair]:
         """By user: what certifications knows by code, and what the others know by service and code."""
         these = None if keys is None else {"$in": keys}
-        copies = _side_by_side(
+        copies = side_by_side(
             self._copies(self._accounts, "id", these), self._copies(self._members, "_id", these)
         )
         both = ((user, {"accounts": one or {}, "shifts": other or {}}) async for user, one, other in copies)
-        async for pair in _side_by_side(self._held(these), both):
+        async for pair in side_by_side(self._held(these), both):
             yield pair
 
     def count(self, pair: Pair) -> Mapping[str, int]:
@@ -239,6 +258,29 @@ class CopiesOfCertifications:
             f"{service} has {_told(copy)}."
             for service, code, known, copy in _compared(held, copies)
         ]
+
+    async def sent_at(self, pairs: Sequence[Pair]) -> Mapping[Any, Mapping[str, datetime]]:
+        """When what a copy lacks was sent: when it changed, or was last published again."""
+        lacking = [
+            (user, code, known["version"], service)
+            for user, held, copies in pairs
+            for service, code, known, copy in _compared(held, copies)
+            if known and (copy is None or copy["version"] < known["version"])
+        ]
+        users = {"$in": [user for user, *_ in lacking]}
+        records = [Record.model_validate(found) async for found in self._records.find({"user": users})]
+        sent = {
+            _name(record.user, record.code, record.version): record.changed_at
+            for record in records
+            if record.changed_at is not None
+        }
+        sent |= await _sent_at(self._outbox, [_name(*which) for *which, _ in lacking])
+        found: dict[Any, dict[str, datetime]] = {}
+        for user, code, version, service in lacking:
+            if at := sent.get(_name(user, code, version)):
+                latest = found.setdefault(user, {})
+                latest[service] = max(at, latest.get(service, at))
+        return found
 
     async def mend(self, pairs: Sequence[Pair]) -> int:
         """Publish what a copy knows in an older version, or not at all."""
@@ -256,11 +298,13 @@ class CopiesOfCertifications:
         records = [Record.model_validate(found) async for found in self._records.find({"user": users})]
         return await _publish_again(
             self._outbox,
-            [
-                _changed(record, names.get(record.user, str(record.user)))
+            {
+                _name(record.user, record.code, record.version): _changed(
+                    record, names.get(record.user, str(record.user))
+                )
                 for record in records
                 if (record.user, record.code) in behind
-            ],
+            },
         )
 
     async def _held(self, users: Document | None) -> AsyncIterator[tuple[int, Document]]:
@@ -268,7 +312,7 @@ class CopiesOfCertifications:
         where = {} if users is None else {"user": users}
         last: int | None = None
         codes: Document = {}
-        async for user, record in _in_order(self._records, ["user", "code"], where, ["held", "version"]):
+        async for user, record in in_order(self._records, ["user", "code"], where, ["held", "version"]):
             if user != last:
                 if last is not None:
                     yield last, codes
@@ -281,7 +325,7 @@ class CopiesOfCertifications:
         self, collection: Documents, key: str, users: Document | None
     ) -> AsyncIterator[tuple[int, Document]]:
         where = {} if users is None else {key: users}
-        async for user, found in _in_order(collection, [key], where, ["certifications"]):
+        async for user, found in in_order(collection, [key], where, ["certifications"]):
             yield (
                 user,
                 {
@@ -321,8 +365,24 @@ def _changed(record: Record, username: str) -> CertificationGranted | Certificat
     )
 
 
-async def _publish_again(outbox: Documents, events: Sequence[Event]) -> int:
-    """Put events into their owner's outbox anew; answers how many.
+def _name(user: int, code: str, version: int) -> str:
+    """What the rows of a certification that is published again are called by."""
+    return f"again-{user}-{code}-{version}"
+
+
+async def _sent_at(outbox: Documents, names: Sequence[str]) -> dict[str, datetime]:
+    """When each event was last sent, or published again, as far as the outbox still knows; by the row's name."""
+    begin = [re.compile(f"^{re.escape(name)}") for name in names]
+    latest: dict[str, datetime] = {}
+    async for row in outbox.find({"_id": {"$in": begin}}, ["sent_at"]):
+        name = row["_id"] if row["_id"] in names else row["_id"].rpartition("-")[0]
+        at = row.get("sent_at") or datetime.now(UTC)  # it will be sent in a moment
+        latest[name] = max(at, latest.get(name, at))
+    return latest
+
+
+async def _publish_again(outbox: Documents, events: Mapping[str, Event]) -> int:
+    """Put events into their owner's outbox anew, in rows of these names; answers how many.
 
     What is in an outbox outlives a crash and an outage of NATS, and the relay sends it as it sends all. The
     row has an id of its own: for two minutes, JetStream would take the event's for a repeat of what it had
@@ -332,19 +392,19 @@ async def _publish_again(outbox: Documents, events: Sequence[Event]) -> int:
         await outbox.insert_many(
             [
                 {
-                    "_id": f"{event.id}-{new_id()}",
+                    "_id": f"{name}-{new_id()}",
                     "subject": event.SUBJECT,
                     "payload": event.model_dump_json().encode(),
                     "created_at": datetime.now(UTC),
                     "sent": False,
                 }
-                for event in events
+                for name, event in events.items()
             ]
         )
     return len(events)
 
 
-async def _in_order(
+async def in_order(
     collection: Documents, keys: Sequence[str], where: Document, fields: Sequence[str]
 ) -> AsyncIterator[tuple[Any, Document]]:
     """Each matching document by the first key, in rising order of the keys, which together are unique.
@@ -363,7 +423,7 @@ async def _in_order(
         later = {"$or": [{**rest, key: {"$gt": page[-1][key]}} for key, rest in zip(keys, same, strict=True)]}
 
 
-async def _side_by_side(
+async def side_by_side(
     left: AsyncIterator[tuple[Any, Left]], right: AsyncIterator[tuple[Any, Right]]
 ) -> AsyncIterator[tuple[Any, Left | None, Right | None]]:
     """Two ordered streams as one: each key once, with what either side has of it."""

@@ -14,9 +14,12 @@ from callboard.books import (
     CopiesOfCertifications,
     Databases,
     LedgerOfShifts,
+    Mending,
     Pair,
+    Publishing,
     TotalsOfLedger,
 )
+from callboard.credit import CreditOfShifts
 from common.dead_letters import DEAD_LETTERS
 from common.outbox import OUTBOX
 from common.settings import Settings
@@ -41,6 +44,8 @@ Advance = Callable[[str, int, int], None]
 @dataclass
 class Report:
     """What was compared, and what is wrong: `differences` are sentences by kind, a thousand of each at most.
+    `on_their_way` is how many of these NATS has, or may have, and will deliver. `nats_is_away` says that it was asked for
+    that, and did not answer.
 
     After a repair, `found` is what was wrong before it, and `repairs` how much of it was mended, by kind;
     None without one.
@@ -50,6 +55,8 @@ class Report:
     unsent_events: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[str, int] = field(default_factory=dict)
     differences: dict[str, list[str]] = field(default_factory=dict)
+    on_their_way: int = 0
+    nats_is_away: bool = False
     found: dict[str, list[str]] = field(default_factory=dict)
     repairs: dict[str, int] | None = None
 
@@ -68,6 +75,7 @@ class Report:
             "unsent_events": self.unsent_events,
             "dead_letters": self.dead_letters,
             "differences": [text for kind in self.differences.values() for text in kind],
+            "on_their_way": None if self.nats_is_away else self.on_their_way,
             "found": [text for kind in self.found.values() for text in kind],
             "repairs": self.repairs,
         }
@@ -79,6 +87,13 @@ class Report:
             mended = [_number(count, *_MENDED[what]) for what, count in self.repairs.items() if count]
             told.append(f"Mended: {', '.join(mended) or 'nothing'}.")
         told += [text for texts in self.differences.values() for text in _first(texts)]
+        if self.on_their_way:
+            are = "is on its way" if self.on_their_way == 1 else "are on their way"
+            told.append(f"{self.on_their_way} of these {are}: NATS has what is missing, and delivers it.")
+        if self.nats_is_away:
+            told.append(
+                "NATS does not answer, so that nobody knows what is on its way: nothing is published again before it does."
+            )
         # What its owner has not sent yet may be what is missing: `_conclude` does not publish it again.
         later = "" if self.repairs is None else " Repair again once they are sent."
         for service, count in self.unsent_events.items():
@@ -111,9 +126,9 @@ async def verify(
         for database in databases.values():
             await database.command("ping")  # where MongoDB does not answer, this fails in two seconds
         if not repair:
-            return await _Round(databases, advance, patience_seconds).run()
-        before = await _Round(databases, advance, patience_seconds, is_repairing=True).run()
-        report = await _Round(databases, advance, patience_seconds).run()
+            return await _Round(settings, databases, advance, patience_seconds).run()
+        before = await _Round(settings, databases, advance, patience_seconds, is_repairing=True).run()
+        report = await _Round(settings, databases, advance, patience_seconds).run()
         report.found, report.repairs = before.differences, before.repairs
         return report
 
@@ -122,8 +137,15 @@ class _Round:
     """One comparison of everything; it waits `patience_seconds` at most, in all, for what is under way."""
 
     def __init__(
-        self, databases: Databases, advance: Advance, patience_seconds: float, *, is_repairing: bool = False
+        self,
+        settings: Settings,
+        databases: Databases,
+        advance: Advance,
+        patience_seconds: float,
+        *,
+        is_repairing: bool = False,
     ) -> None:
+        self._settings = settings
         self._databases = databases
         self._advance = advance
         self._report = Report(repairs={} if is_repairing else None)
@@ -132,7 +154,7 @@ class _Round:
     async def run(self) -> Report:
         """Compare everything, and mend what differs if this is a repair."""
         self._report.unsent_events = await self._unsent_events()
-        for comparison in (LedgerOfShifts, TotalsOfLedger, CopiesOfCertifications):
+        for comparison in (LedgerOfShifts, TotalsOfLedger, CopiesOfCertifications, CreditOfShifts):
             await self._compare(comparison(self._databases))
         self._report.dead_letters = await self._counts(DEAD_LETTERS.name, {})
         return self._report
@@ -193,15 +215,42 @@ class _Round:
 
     async def _conclude(self, comparison: Comparison, lasting: Sequence[Pair]) -> None:
         """Report what differs, and mend it if that was asked for."""
+        if not lasting and self._report.repairs is None:
+            return
+        mendable = lasting
+        if lasting and isinstance(comparison, Publishing):
+            lasting, mendable = await self._without_what_is_on_its_way(comparison, lasting)
         told = self._report.differences.setdefault(comparison.what, [])
         told += [text for pair in lasting for text in comparison.differences(pair)][: _AT_ONCE - len(told)]
-        if self._report.repairs is None:
+        if self._report.repairs is None or not isinstance(comparison, Mending):
             return
         # What its owner has not sent yet may be what is missing: it is not sent once more.
-        publisher = comparison.publishes_from
+        publisher = comparison.publishes_from if isinstance(comparison, Publishing) else None
         if publisher is None or not self._report.unsent_events[publisher]:
-            mended = self._report.repairs.get(comparison.what, 0) + await comparison.mend(lasting)
+            mended = self._report.repairs.get(comparison.what, 0) + await comparison.mend(mendable)
             self._report.repairs[comparison.what] = mended
+
+    async def _without_what_is_on_its_way(
+        self, comparison: Publishing, lasting: Sequence[Pair]
+    ) -> tuple[Sequence[Pair], Sequence[Pair]]:
+        """What still differs once NATS has told what it has, and of that what nobody will deliver."""
+        # Only now: most of the time nothing is missing, and the client of NATS takes a while to load.
+        from callboard.transit import ask
+
+        transit = await ask(self._settings, ("accounts", "shifts"))
+        keys = [key for key, *_ in lasting]
+        lasting = [pair async for pair in _each(comparison.pairs(keys)) if comparison.differences(pair)]
+        if transit is None:
+            self._report.nats_is_away = True
+            return lasting, []
+        sent = await comparison.sent_at(lasting)
+        coming = {
+            key
+            for key, by_consumer in sent.items()
+            if any(transit.may_hold(consumer, at) for consumer, at in by_consumer.items())
+        }
+        self._report.on_their_way += len(coming)
+        return lasting, [pair for pair in lasting if pair[0] not in coming]
 
 
 async def _each(pairs: AsyncIterator[Pair]) -> AsyncIterator[Pair]:

@@ -11,7 +11,7 @@ class UnknownPlace(ServiceError):
 
 
 class InvalidCertification(ServiceError):
-    """400: the member holds none of the certifications that the place asks for."""
+    """400: the member held none of the certifications that the place asks for."""
 
     def __init__(self) -> None:
         super().__init__(400, "invalid certification")

@@ -93,7 +93,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A recorded shift; `credited_seconds` are those that no earlier recorded shift covers."""
+    """A recorded shift; `credited_seconds` are those that no earlier recorded shift covers.
+
+    `number` counts the person's shifts in the order of recording, `exact_points` is what the points policy answered and
+    `carried` the fraction that the shift before left, both as text like "21/2": what proves the carry. Shifts of older
+    versions have none of the three.
+    """
 
     id: str
     user: int
@@ -110,6 +115,9 @@ class Shift:
     key: str
     idempotency_key: str | None
     logged_at: datetime
+    number: int | None = None
+    exact_points: str | None = None
+    carried: str | None = None
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Shift":
@@ -123,8 +131,9 @@ class Shift:
     def to_document(self) -> dict[str, Any]:
         """The shift as MongoDB keeps it; without an Idempotency-Key, that field is absent."""
         document = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
-        if self.idempotency_key is None:
-            del document["idempotency_key"]
+        for name in ("idempotency_key", "number", "exact_points", "carried"):
+            if document[name] is None:
+                del document[name]
         return {"_id": self.id, **document}
 
     def logged(self) -> ShiftLogged:
@@ -148,10 +157,11 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Timesheet:
-    """What serialises one person's shifts, and the fraction of a point that is carried on."""
+    """What serialises one person's shifts: their number, and the fraction of a point that is carried on."""
 
     user: int
-    carry: Fraction
+    carry: Fraction = Fraction(0)
+    shifts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,10 +77,10 @@ class Repository:
         for document in found["near"]:
             near[document["user"]].append(Shift.from_document(document))
         used = [Shift.from_document(document) for document in found["used"]]
-        sheets = {user: Timesheet(user, Fraction(0)) for user in users}
+        sheets = {user: Timesheet(user) for user in users}
         for document in found["sheets"]:
             carry = Fraction(document["carry"]["numerator"], document["carry"]["denominator"])
-            sheets[document["_id"]] = Timesheet(document["_id"], carry)
+            sheets[document["_id"]] = Timesheet(document["_id"], carry, document.get("shifts", 0))
         return Recorded(near, {(shift.key, shift.idempotency_key): shift for shift in used}, sheets)
 
     async def add(self, session: Session, shifts: Sequence[Shift], sheets: Sequence[Timesheet]) -> None:

@@ -1,12 +1,16 @@
 """What is a repeat, what is refused, and which seconds are new: rules that need no database."""
 
 from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
+from math import floor
 
 from common.errors import InvalidQuery
 from shifts.errors import InvalidCertification, KeyReused
 from shifts.models import Claim, HeldCertification, Shift
 
 MAX_AGE_SECONDS = 7 * 24 * 3600
+FINEST_CARRY = 10**15
+"""The largest denominator of what is carried on, as a document has 64 bits for it: a policy may answer any fraction."""
 
 
 def repeats(claim: Claim, used: Shift | None, near: Sequence[Shift]) -> bool:
@@ -45,6 +49,13 @@ def check(claim: Claim) -> None:
             raise InvalidQuery("ended_at must be at most 7 days old")
     if not claim.is_certified:
         raise InvalidCertification
+
+
+def pay(exact: Fraction, carried: Fraction) -> tuple[int, Fraction]:
+    """The whole points that a shift pays, and the fraction that is carried on to the next."""
+    total = exact + carried
+    paid = floor(total)
+    return paid, (total - paid).limit_denominator(FINEST_CARRY)
 
 
 def overlap_seconds(claim: Claim, shift: Shift) -> int:
