@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from accounts.models import LocalPerson, ProfileQuery
 from accounts.plugins.links import LinkIdentity
 from accounts.plugins.local import LocalRanking
+from accounts.plugins.memory import Memory
 from accounts.ranks import Ranks
 from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService, import_people
@@ -140,14 +142,38 @@ async def test_both_spellings_and_numbers_as_text_are_read(links: Links, name: s
         assert await links.plugins[name].by_discord(unique_id()) == 17
 
 
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "User not found."},
+        {"errorCode": "user_not_found", "message": "The user is not verified.", "robloxId": None},
+        *({"robloxID": value} for value in (None, "", 0)),
+        *({"robloxId": value, "cachedUsername": None} for value in (None, "", "0")),
+        {},
+    ],
+    ids=str,
+)
+async def test_a_company_that_says_not_linked_with_200_says_not_linked(
+    links: Links, name: str, body: dict[str, object]
+) -> None:
+    _, discord = await links.linked(name)
+    await links.plugins[name].by_discord(discord)
+    links.plugins[name]._memory = Memory()
+    links.standin(name).faults.next(Forged(200, body))
+    with pytest.raises(UserNotFound):
+        await links.user(discord)
+    assert await links.stored(discord) is None
+
+
 async def test_what_is_no_id_is_no_answer_and_is_not_kept(links: Links) -> None:
-    for value in (None, "", "abc", 0, -1, 2**63, 1.5, True, [1], {"id": 1}, "1; drop"):
+    for value in ("abc", -1, 2**63, 1.5, True, False, [], [1], {"id": 1}, "1; drop"):
         discord = unique_id()
         links.bloxlink.faults.next(Forged(200, {"robloxId": value}))
         with pytest.raises(Unavailable):
             await links.plugins["bloxlink"].by_discord(discord)
         assert await links.stored(discord) is None, value
-    assert len(links.bloxlink.requests) == 11
+    assert len(links.bloxlink.requests) == 10
 
 
 @pytest.mark.parametrize(
@@ -157,7 +183,8 @@ async def test_what_is_no_id_is_no_answer_and_is_not_kept(links: Links) -> None:
         Fault.GARBAGE,
         Fault.CLOSED,
         Fault.HANG,
-        Forged(200, {"error": "User not found."}),
+        Forged(200, b"[]"),
+        Forged(200, b"null"),
         Forged(302, headers={"location": "/"}),
         Forged(400, {"error": "no"}),
         Forged(401),
@@ -341,6 +368,23 @@ async def test_a_link_known_from_before_is_served_while_its_company_is_away(
         assert await links.user(discord) == user
         with pytest.raises(Unavailable):
             await links.user(unique_id())
+
+
+async def test_a_link_that_nobody_told_for_seven_days_is_not_served(
+    links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_at_once(monkeypatch)
+    user, discord = await links.linked()
+    await links.user(discord)
+    links.bloxlink.faults.always(Fault.AWAY)
+    for days, is_served in ((6.9, True), (7.1, False)):
+        read_at = datetime.now(UTC) - timedelta(days=days)
+        await links.database["links"].update_one({"_id": discord}, {"$set": {"read_at": read_at}})
+        if is_served:
+            assert await links.user(discord) == user
+        else:
+            with pytest.raises(Unavailable):
+                await links.user(discord)
 
 
 async def test_what_a_company_says_now_goes_before_what_another_said_before(

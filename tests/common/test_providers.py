@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 
 from common.breaker import SECONDS_BETWEEN_TRIES
 from common.errors import Unavailable
-from common.providers import LARGEST_ANSWER, Answer, Budget, Provider, Urgency
+from common.providers import LARGEST_ANSWER, Answer, Budget, Provider, Urgency, _read_proxy
 from tests.standins import Fault, Forged, Standin, serving
 from tests.standins.roblox import KEY, roblox
 from tests.support.clock import Clock
@@ -234,12 +236,64 @@ async def test_what_is_left_is_kept_for_what_is_urgent() -> None:
         {"x-ratelimit-remaining": "soon", "x-ratelimit-reset": "9"},
         {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "nan"},
         {"x-ratelimit-remaining": "-1", "x-ratelimit-reset": "inf"},
+        {"x-ratelimit-remaining": "", "x-ratelimit-reset": ""},
+        {"x-ratelimit-remaining": ",0", "x-ratelimit-reset": ";w=60"},
     ],
 )
 async def test_headers_that_say_nothing_change_nothing(headers: dict[str, str]) -> None:
     budget = plenty()
     budget.heed(headers)
     await budget.take(Urgency.DECISION, deadline=time.monotonic())
+
+
+async def test_headers_may_hold_fractions_and_several_limits_of_which_the_first_counts() -> None:
+    budget = plenty()
+    headers = {
+        "x-ratelimit-limit": "100, 100;w=60",
+        "x-ratelimit-remaining": "2.0, 9",
+        "x-ratelimit-reset": "30.5, 7",
+    }
+    budget.heed(headers)
+    assert await spend(budget, Urgency.DECISION) == 2
+
+
+def _date(**ahead: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(**ahead), usegmt=False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "least", "most"),
+    [
+        ({"Retry-After": "50"}, b"", 50, 50),
+        ({"Retry-After": " 50.25 "}, b"", 50.25, 50.25),
+        ({"Retry-After": "50, 80"}, b"", 50, 50),
+        ({"Retry-After": _date(seconds=50, days=9), "Date": _date(days=9)}, b"", 45, 50),
+        ({"Retry-After": _date(hours=-1)}, b"", 0, 0),
+        ({"Retry-After": "soon", "x-ratelimit-reset": "50"}, b"", 50, 50),
+        ({}, b'{"retry_after":50.5,"global":false}', 50.5, 50.5),
+        ({}, b'{"retry_after":"50.5"}', 50.5, 50.5),
+        ({}, b'{"retry_after":null}', 1, 1),
+        ({}, b'{"retry_after":-3}', 1, 1),
+        ({}, b"{}", 1, 1),
+        ({}, b"<!DOCTYPE html><title>error code: 1015</title>", 1, 1),
+        ({"Retry-After": ""}, b"", 1, 1),
+    ],
+)
+async def test_however_a_provider_says_how_long_to_wait_it_is_left_alone_for_that_long(
+    company: Company,
+    provider: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str],
+    body: bytes,
+    least: float,
+    most: float,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(Budget, "pause", lambda _, seconds: pauses.append(seconds))
+    company.faults.next(Forged(429, body, headers))
+    with pytest.raises(Unavailable):
+        await ask(provider, attempts=1)
+    assert least <= pauses[0] <= most
 
 
 # ---------------------------------------------------------------------------------------------- failures
@@ -416,3 +470,54 @@ async def test_a_proxy_of_the_operator_is_used(company: Company, monkeypatch: py
     async with Provider("far away", "http://roblox.invalid") as provider:
         assert (await ask(provider)).status == 200
     assert company.requests[0].headers["Host"] == "roblox.invalid"
+
+
+@pytest.mark.parametrize(
+    "no_proxy",
+    [
+        *("::1", "[::1]", "fd00::/8", "192.168.0.0/16", ".local", "", "[", "%zz", "http://", "\N{SNOWMAN}"),
+        "localhost,127.0.0.0/8,::1,[::1],fd00::/8, ,,.local,*.internal, 10.0.0.1:80",
+    ],
+)
+async def test_whatever_stands_in_no_proxy_the_proxy_is_used_for_all_others(
+    company: Company, monkeypatch: pytest.MonkeyPatch, no_proxy: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    monkeypatch.setenv("http_proxy", company.url)
+    async with Provider("far away", "http://roblox.invalid") as provider:
+        assert (await ask(provider)).status == 200
+    assert company.requests[0].headers["Host"] == "roblox.invalid"
+
+
+@pytest.mark.parametrize("no_proxy", ["*", " 127.0.0.1 ", "a.local,127.0.0.1", "[::1],*"])
+@pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
+async def test_who_stands_in_no_proxy_is_called_directly(
+    company: Company, monkeypatch: pytest.MonkeyPatch, name: str, no_proxy: str
+) -> None:
+    for one in ("http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(one, "http://127.0.0.1:1")
+    for one in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv(name, no_proxy)
+    async with Provider("near", company.url) as provider:
+        assert (await ask(provider)).status == 200
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [f"socks://me:{CANARY}@127.0.0.1:1", f"socks5://{CANARY}@[::1", "http://", "ftp://a:b:c"],
+)
+async def test_a_proxy_that_cannot_be_used_is_left_out_with_one_warning(
+    company: Company, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, proxy: str
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    _read_proxy.cache_clear()
+    for _ in range(2):
+        async with Provider("near", company.url) as provider:
+            assert (await ask(provider)).status == 200
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "ALL_PROXY is not used" in warning.getMessage()
+    assert CANARY not in caplog.text

@@ -70,6 +70,12 @@ VARIABLES = {
     "CALLBOARD_ROVER_KEY": ROVER_KEY,
     "CALLBOARD_PASTEBIN_KEY": PASTEBIN_KEY,
 }
+PROXIES = {
+    "ALL_PROXY": "socks://127.0.0.1:1",
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "NO_PROXY": "localhost,127.0.0.1,::1,[::1],fd00::/8,192.168.0.0/16,.local, ,",
+}
+"""As Docker writes them into containers, and a proxy that nobody answers at."""
 
 
 @dataclass
@@ -158,7 +164,7 @@ url = "{texts.url}"
             folder,
             form="on-roblox",
             config=config,
-            variables=VARIABLES,
+            variables=VARIABLES | PROXIES,
             kind=partial(
                 RobloxPark, roblox=group, bloxlink=links, rover=other_links, pastebin=texts, _people=people
             ),

@@ -6,13 +6,17 @@ import random
 import ssl
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from enum import IntEnum
 from functools import cache
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from common.breaker import Breaker
 from common.errors import Unavailable
@@ -157,6 +161,9 @@ class Provider:
             headers={"User-Agent": "Callboard", **(headers or {})},
             limits=httpx.Limits(max_connections=50),
             verify=_certificates(),
+            # httpx reads the environment too, and raises for what it cannot read, such as NO_PROXY=fd00::/8.
+            trust_env=False,
+            proxy=_proxy_for(url),
         )
 
     async def __aenter__(self) -> Self:
@@ -241,7 +248,7 @@ class Provider:
                 budget.heed(response.headers)
                 if response.status_code == 429:
                     outcome = "limited"
-                    budget.pause(_seconds_told(response.headers, ("retry-after", *_RESET)) or 1.0)
+                    budget.pause(await _pause_told(response))
                     self._breaker.note_answer()
                     return None
                 if response.status_code >= 500 or response.is_redirect:
@@ -269,9 +276,60 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def _proxy_for(url: str) -> httpx.Proxy | None:
+    """The proxy that the environment names for `url` (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)."""
+    own = httpx.URL(url)
+    proxies = getproxies()
+    named = (proxies.get(own.scheme) or proxies.get("all") or "").strip()
+    is_for_none = "*" in {item.strip() for item in proxies.get("no", "").split(",")}
+    if not named or is_for_none or proxy_bypass(own.host):
+        return None
+    return _read_proxy(named)
+
+
+@cache
+def _read_proxy(named: str) -> httpx.Proxy | None:
+    """The proxy at this address; None, with one warning, where it cannot be used."""
+    try:
+        proxy = httpx.Proxy(named if "://" in named else f"http://{named}")
+    except (ValueError, httpx.InvalidURL):
+        proxy = None
+    if proxy is None or proxy.url.scheme not in ("http", "https") or not proxy.url.host:
+        # The address is not shown: a password may stand in it.
+        logger.warning(
+            "the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not used, other companies are called directly: "
+            "it must be http://<host>:<port> or https://<host>:<port>"
+        )
+        return None
+    return proxy
+
+
 def _seconds_told(headers: Mapping[str, str], names: Sequence[str]) -> float | None:
     told = (_number(headers.get(name)) for name in names)
     return next((seconds for seconds in told if seconds is not None), None)
+
+
+class _Limited(BaseModel):
+    retry_after: float = Field(1.0, ge=0, allow_inf_nan=False)
+
+
+async def _pause_told(response: httpx.Response) -> float:
+    """How many seconds a 429 asks for: by a header, as seconds or as a date, or else in its body, as Discord does."""
+    seconds = _seconds_told(response.headers, ("retry-after",))
+    if seconds is None:
+        with suppress(ValueError):
+            # By the provider's own clock, where it tells the time: ours may be wrong.
+            now = response.headers.get("date") or format_datetime(datetime.now(UTC))
+            until = parsedate_to_datetime(response.headers.get("retry-after", ""))
+            seconds = max(0.0, (until - parsedate_to_datetime(now)).total_seconds())
+    if seconds is None:
+        seconds = _seconds_told(response.headers, _RESET)
+    if seconds is None:
+        try:
+            seconds = _Limited.model_validate_json(await _read_body(response)).retry_after
+        except ValidationError:
+            seconds = 1.0
+    return seconds
 
 
 def _number(text: str | None) -> float | None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from accounts.models import Person
 from accounts.plugins.memory import Memory
@@ -49,7 +49,19 @@ class LinkCompany(NamedTuple):
 
 
 class _Link(BaseModel):
-    user: Id = Field(validation_alias=AliasChoices("robloxID", "robloxId"))
+    """A link, or that there is none: an answer without an id, or with one that is null, empty or 0."""
+
+    one: Id | None = Field(None, validation_alias="robloxID")
+    other: Id | None = Field(None, validation_alias="robloxId")
+
+    @field_validator("one", "other", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value in ("", 0, "0") and value is not False else value
+
+    @property
+    def user(self) -> int | None:
+        return self.one or self.other
 
 
 class _Error(BaseModel):
@@ -91,14 +103,14 @@ class LinkIdentity:
         if told is not None:
             return told.value
         answer = await self._ask(discord, _SECONDS)
-        if _knows_nobody(answer):
-            await self._links.forget(discord, self._plugin)
-            return self._memory.note(discord, None)
-        if answer.status >= 400:
+        if answer.status >= 400 and not _knows_nobody(answer):
             self._complain(answer)
             raise Unavailable(self._company.name)
-        user = self._provider.read(_Link, answer).user
-        await self._links.keep(discord, user, self._plugin)
+        user = None if answer.status >= 400 else self._provider.read(_Link, answer).user
+        if user is None:
+            await self._links.forget(discord, self._plugin)
+        else:
+            await self._links.keep(discord, user, self._plugin)
         return self._memory.note(discord, user)
 
     async def examine(self) -> AsyncIterator[Finding]:

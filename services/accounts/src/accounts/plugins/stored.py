@@ -1,10 +1,13 @@
 """What the plugins that ask other companies store here, for when those are away."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from accounts.repository import LINKS, ROBLOX_ROLES
 from common.mongo import Database
+
+LINKS_TRUSTED_FOR = timedelta(days=7)
+"""A link that its owner removed is not seen while its company is away: it is served no longer than this."""
 
 
 class RobloxRoles:
@@ -31,8 +34,11 @@ class Links:
         self._links = database[LINKS.name]
 
     async def find(self, discord: int, plugins: Sequence[str]) -> int | None:
-        """The user, as one of these plugins learnt in the last 30 days."""
-        found = await self._links.find_one({"_id": discord, "plugin": {"$in": list(plugins)}})
+        """The user, as one of these plugins learnt within LINKS_TRUSTED_FOR."""
+        since = datetime.now(UTC) - LINKS_TRUSTED_FOR
+        found = await self._links.find_one(
+            {"_id": discord, "plugin": {"$in": list(plugins)}, "read_at": {"$gte": since}}
+        )
         return found["user"] if found else None
 
     async def keep(self, discord: int, user: int, plugin: str) -> None:
