@@ -298,6 +298,9 @@ async def test_what_came_with_an_event_that_cannot_be_put_aside_comes_again_at_o
         raise ValueError("a bug")
 
     async with listening(servers, next(NAMES), NEWER) as listener:
+        listener.is_held = True  # until there are so many that they come together
+        await listener.tell(changed(unique_id()))
+        await wait_until(lambda: bool(listener.batches))
         monkeypatch.setattr("common.consumer.keep", keep_not)
         async with await nats.connect(servers.nats_url) as client:
             await client.jetstream(timeout=60).publish(
@@ -305,6 +308,13 @@ async def test_what_came_with_an_event_that_cannot_be_put_aside_comes_again_at_o
             )
         users = [unique_id() for _ in range(50)]
         await listener.tell(*map(changed, users), *(Newer(user=user) for user in users))
+
+        async def are_published() -> bool:
+            return not await listener.database["outbox"].count_documents({"sent": False})
+
+        await wait_until(are_published)
+        listener.is_held = False
+        listener.gate.set()
 
         def heard(kind: type[Event]) -> set[int]:
             found = (event for event in listener.heard if isinstance(event, RankChanged | Newer))

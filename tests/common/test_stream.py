@@ -106,6 +106,19 @@ async def test_a_stream_that_nats_refuses_is_one_sentence_with_what_to_change(
     assert len(told) < 5 < attempts  # once, and once a minute
 
 
+async def test_a_connection_that_was_closed_for_good_counts_as_down_and_is_logged(
+    servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = Bus(settings(Settings, servers), "test")
+    async with background(bus.run):
+        await wait_until(lambda: bus.is_connected)
+        assert bus._client
+        await bus._client.close()  # as it does itself when NATS tells it an error
+        assert not bus.is_connected
+        await wait_until(lambda: "events wait until this service starts again" in caplog.text)
+        await bus.close()
+
+
 async def test_events_wait_for_a_stream_that_is_refused_and_go_out_once_that_is_mended(
     servers: Servers, tmp_path: Path
 ) -> None:

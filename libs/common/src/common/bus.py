@@ -67,6 +67,7 @@ class Bus:
         self._stream_is_there = asyncio.Event()
         self._log_throttle = LogThrottle()
         self._error_throttle = LogThrottle()
+        self._consume_throttle = LogThrottle()
 
     @property
     def is_connected(self) -> bool:
@@ -100,7 +101,15 @@ class Bus:
         )
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            if self._stream_is_there.is_set() or await self._ensure_stream():
+            if (
+                self._client.is_closed
+            ):  # as it does itself, for good, after nearly every error that NATS tells it
+                reason = self._client.last_error or "no reason given"
+                text = f"NATS closed the connection ({reason}): events wait until this service starts again"
+                if self._log_throttle.allows(text):
+                    logger.error(text)
+                await asyncio.sleep(1)
+            elif self._stream_is_there.is_set() or await self._ensure_stream():
                 pause = _FIRST_PAUSE_SECONDS
                 await asyncio.sleep(1)
             else:
@@ -182,7 +191,8 @@ class Bus:
                 inbox = client.new_inbox()
                 answers = await client.subscribe(inbox, cb=arrived.add)
             except (NatsError, ServiceError, TimeoutError) as error:
-                logger.warning("cannot consume yet: %s", type(error).__name__)
+                if self._consume_throttle.allows(type(error).__name__):
+                    logger.warning("cannot consume yet: %s", type(error).__name__)
                 await asyncio.sleep(0.5)
                 continue
             try:
