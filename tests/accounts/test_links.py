@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from accounts.models import LocalPerson, ProfileQuery
+from accounts.models import LocalPerson, MemberQuery, ProfileQuery
 from accounts.plugins.links import LinkIdentity
 from accounts.plugins.local import LocalRanking
 from accounts.plugins.memory import Memory
 from accounts.ranks import Ranks
 from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService, import_people
+from common.actors import Actor
 from common.errors import ConfigurationError, Unavailable, UserNotFound
 from common.group import Group, load_group
 from common.mongo import Database, connect, migrate
@@ -506,3 +507,14 @@ async def test_without_a_server_or_a_key_the_start_is_stopped(
     monkeypatch.delenv(f"CALLBOARD_{name.upper()}_KEY")
     with pytest.raises(ConfigurationError, match=f"CALLBOARD_{name.upper()}_KEY"):
         load("callboard.identity", name, links.group, links.database)
+
+
+async def test_an_actor_whose_link_is_not_told_soon_is_the_discord_account(
+    links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accounts.service._ACTOR_SECONDS", 0.1)
+    user, (_, discord) = await links.person(), await links.linked()
+    links.bloxlink.faults.slow_seconds = 5.0
+    links.bloxlink.faults.next(Fault.SLOW)
+    found = await links.service.member(MemberQuery(id=user, moderator=f"discord:{discord}"))
+    assert (found.id, found.actor) == (user, Actor(by=f"discord:{discord}"))

@@ -242,3 +242,24 @@ async def test_a_start_waits_for_a_mongodb_that_is_slow_to_take_the_configured_p
             await starting
             person = await plugin.by_id(1)
     assert person is not None and person.username == "First"
+
+
+async def test_the_actor_is_the_roblox_account_wherever_the_link_is_known(park: Park) -> None:
+    person = await park.person()
+    discord, stranger = unique_id(), unique_id()
+    moderator = await park.person(discord=discord)
+    for given, actor in (
+        (f"discord:{discord}", {"by": f"roblox:{moderator.id}", "via": f"discord:{discord}"}),
+        (str(discord), {"by": f"roblox:{moderator.id}", "via": f"discord:{discord}"}),
+        (f"discord:{stranger}", {"by": f"discord:{stranger}"}),
+        (f"roblox:{moderator.id}", {"by": f"roblox:{moderator.id}"}),
+    ):
+        answer = await park.client.get("/internal/member", params={"id": person.id, "moderator": given})
+        assert (answer.status_code, answer.json()["actor"]) == (200, actor)
+        assert answer.json()["id"] == person.id
+    answer = await park.client.get("/internal/member", params={"id": person.id})
+    assert "actor" not in answer.json()
+    answer = await park.client.get("/internal/member", params={"id": person.id, "moderator": "Boss"})
+    assert answer.status_code == 400
+    answer = await park.client.get("/internal/member", params={"id": unique_id(), "moderator": str(discord)})
+    assert answer.status_code == 404

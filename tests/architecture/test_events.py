@@ -28,7 +28,8 @@ def schema(event: type[Event]) -> dict[str, Any]:
         return value
 
     whole = without_prose(event.model_json_schema())
-    return {"properties": whole["properties"], "required": sorted(whole.get("required", []))}
+    parts = {"$defs": whole["$defs"]} if "$defs" in whole else {}
+    return {"properties": whole["properties"], "required": sorted(whole.get("required", []))} | parts
 
 
 def test_every_event_class_is_listed_once_with_a_subject_of_its_own() -> None:

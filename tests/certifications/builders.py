@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from fastapi import FastAPI, Request
@@ -10,11 +11,16 @@ from fastapi.responses import JSONResponse, Response
 
 from certifications.main import create
 from certifications.settings import CertificationsSettings
-from common.errors import UserNotFound
+from common.errors import Unavailable, UserNotFound
 from common.mongo import Database, Document, connect
 from tests.support import Servers, running, settings, unique_id
 
 GUEST, TRAINEE, CAST = 0, 10, 20
+AWAY = -1
+"""The fresh rank of somebody for whom the provider does not answer."""
+DISCORD = 10**17
+"""What is added to a user's id to make their Discord id."""
+MODERATOR = "400000000000000004"
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,14 @@ class Accounts:
     def __init__(self) -> None:
         self.app = FastAPI()
         self.app.add_route("/internal/member", self._member)
+        self.fresh_ranks: dict[int, int] = {}
+        """What a fresh look shows of a user, if it is not what is stored."""
+        self.links: dict[str, int] = {}
+        """The Roblox accounts of moderators."""
+        self.is_old = False
+        """Whether it is of a version that resolves nobody."""
+        self.is_away = False
+        self.asked: list[dict[str, str]] = []
         self._members: dict[str, Member] = {}
 
     def member(self, rankid: int = TRAINEE, user: int | None = None) -> Member:
@@ -42,8 +56,24 @@ class Accounts:
         return member
 
     async def _member(self, request: Request) -> Response:
-        found = self._members.get(request.query_params["username"].lower())
-        return JSONResponse(vars(found)) if found else JSONResponse(UserNotFound().body(), 404)
+        query = dict(request.query_params)
+        self.asked.append(query)
+        if self.is_away or ("fresh" in query and self.fresh_ranks.get(int(query["id"])) == AWAY):
+            return JSONResponse(Unavailable("ranking").body(), 503)
+        if "username" in query:
+            found = self._members.get(query["username"].lower())
+        else:
+            user = int(query["id"]) if "id" in query else int(query["discord"]) - DISCORD
+            found = next((one for one in reversed(self._members.values()) if one.id == user), None)
+        if found is None:
+            return JSONResponse(UserNotFound().body(), 404)
+        body: dict[str, Any] = dict(vars(found))
+        if "fresh" in query:
+            body["rankid"] = self.fresh_ranks.get(found.id, found.rankid)
+        if (moderator := query.get("moderator")) and not self.is_old:
+            linked = self.links.get(moderator)
+            body["actor"] = {"by": f"roblox:{linked}", "via": moderator} if linked else {"by": moderator}
+        return JSONResponse(body)
 
 
 @dataclass
@@ -60,7 +90,7 @@ class Park:
         code: str = "tot",
         *,
         username: str | None = None,
-        moderator: str = "ParkManager",
+        moderator: str = MODERATOR,
     ) -> httpx.Response:
         return await self._change("grant", username or member.username, code, moderator)
 
@@ -70,7 +100,7 @@ class Park:
         code: str = "tot",
         *,
         username: str | None = None,
-        moderator: str = "ParkManager",
+        moderator: str = MODERATOR,
     ) -> httpx.Response:
         return await self._change("revoke", username or member.username, code, moderator)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.certifications.builders import CAST, GUEST, TRAINEE, Member, Park
+from tests.certifications.builders import AWAY, CAST, DISCORD, GUEST, MODERATOR, TRAINEE, Member, Park
 from tests.support import unique_id
 
 RANK_TOO_LOW = (
@@ -106,6 +106,41 @@ async def test_a_grant_needs_the_minimum_rank(park: Park, rankid: int, status: i
     assert len(await park.records(member)) == (0 if status == 403 else 1)
 
 
+async def test_a_rank_is_read_afresh_before_a_grant_is_refused(park: Park) -> None:
+    member = park.accounts.member(GUEST)
+    park.accounts.fresh_ranks[member.id] = TRAINEE
+    assert (await park.grant(member)).text == granted(member)
+
+
+async def test_a_rank_that_is_high_enough_is_not_read_afresh(park: Park) -> None:
+    member = park.accounts.member(TRAINEE)
+    park.accounts.fresh_ranks[member.id] = GUEST
+    park.accounts.asked.clear()
+    assert (await park.grant(member)).text == granted(member)
+    assert len(park.accounts.asked) == 1
+
+
+async def test_a_grant_is_never_refused_for_a_rank_that_cannot_be_read_now(park: Park) -> None:
+    member = park.accounts.member(GUEST)
+    park.accounts.fresh_ranks[member.id] = AWAY
+    answer = await park.grant(member)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert await park.records(member) == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_member_is_named_by_an_id_as_well(park: Park, change: str) -> None:
+    member = park.accounts.member()
+    for number, named in enumerate(({"id": member.id}, {"discord": member.id + DISCORD})):
+        code = ("tot", "char")[number]
+        if change == "revoke":
+            await park.grant(member, code)
+        params: dict[str, str | int] = {"certification": code, "moderator": "roblox:4", **named}
+        answer = await park.client.post(f"/certification/{change}", params=params)
+        expected = granted(member, code) if change == "grant" else revoked(member, code)
+        assert (answer.status_code, answer.text) == (200, expected)
+
+
 async def test_a_revocation_needs_no_rank(park: Park) -> None:
     member = park.accounts.member(TRAINEE)
     await park.grant(member)
@@ -149,17 +184,21 @@ async def test_each_check_comes_before_the_next(park: Park) -> None:
     [
         ({"certification": None}, "certification is missing"),
         ({"certification": ""}, "certification is missing"),
-        ({"username": None}, "username is missing"),
+        ({"username": None}, "expected exactly one of id, username and discord"),
+        ({"id": "1"}, "expected exactly one of id, username and discord"),
+        ({"username": None, "id": "1", "discord": "1"}, "expected exactly one of id, username and discord"),
+        ({"username": None, "id": "x"}, "id must be a whole number from 1 to 9223372036854775807"),
         ({"moderator": None}, "moderator is missing"),
         ({"username": ["a", "b"]}, "username is given more than once"),
         ({"username": "x" * 101}, "username must be printable text of 1 to 100 characters"),
-        ({"moderator": "a\nb"}, "moderator must be printable text of 1 to 100 characters"),
+        ({"username": "a\nb"}, "username must be printable text of 1 to 100 characters"),
+        ({"moderator": "ParkManager"}, "moderator must be a Discord id, or roblox: and a Roblox id"),
     ],
 )
 async def test_a_wrong_parameter_is_named(
     park: Park, change: str, changes: dict[str, str | list[str] | None], why: str
 ) -> None:
-    values = {"certification": "tot", "username": "Roblox", "moderator": "ParkManager"} | changes
+    values = {"certification": "tot", "username": "Roblox", "moderator": MODERATOR} | changes
     params = {name: value for name, value in values.items() if value is not None}
     answer = await park.client.post(f"/certification/{change}", params=params)
     assert answer.status_code == 400

@@ -38,29 +38,61 @@ async def test_versions_of_different_certifications_rise_apart(park: Park) -> No
 
 async def test_the_record_tells_who_granted_and_revoked_and_when(park: Park) -> None:
     member = park.accounts.member()
+    park.accounts.links["discord:401"] = 4
     before = datetime.now(UTC).replace(microsecond=0)
-    await park.grant(member, moderator="Anna")
-    await park.revoke(member, moderator="Ben")
+    await park.grant(member, moderator="401")
+    await park.revoke(member, moderator="402")
     (record,) = await park.records(member)
-    assert (record["granted_by"], record["revoked_by"], record["held"]) == ("Anna", "Ben", False)
+    assert (record["granted_by"], record["granted_via"]) == ("roblox:4", "discord:401")
+    assert (record["revoked_by"], record["revoked_via"], record["held"]) == ("discord:402", None, False)
     assert before <= record["granted_at"] <= record["revoked_at"]
-    await park.grant(member, moderator="Cleo")
+    await park.grant(member, moderator="roblox:5")
     (record,) = await park.records(member)
-    assert (record["granted_by"], record["revoked_by"], record["held"]) == ("Cleo", None, True)
+    assert (record["granted_by"], record["granted_via"]) == ("roblox:5", None)
+    assert (record["revoked_by"], record["held"]) == (None, True)
 
 
 async def test_a_change_has_its_event(park: Park) -> None:
     member = park.accounts.member()
-    await park.grant(member, moderator="Anna")
-    await park.revoke(member, moderator="Ben")
+    park.accounts.links["discord:401"] = 4
+    await park.grant(member, moderator="401")
+    await park.revoke(member, moderator="402")
     (first_subject, first), (second_subject, second) = await park.events(member)
     assert first_subject == CertificationGranted.SUBJECT
     assert second_subject == CertificationRevoked.SUBJECT
     granted, revoked = parse_event(CertificationGranted, first), parse_event(CertificationRevoked, second)
     told = {"user": member.id, "username": member.username, "certification": "tot"}
     both = {"id", "occurred_at"}
-    assert granted.model_dump(exclude=both) == told | {"version": 1, "moderator": "Anna"}
-    assert revoked.model_dump(exclude=both) == told | {"version": 2, "moderator": "Ben"}
+    by, unlinked = {"by": "roblox:4", "via": "discord:401"}, {"by": "discord:402", "via": None}
+    assert granted.model_dump(exclude=both) == told | {"version": 1, "moderator": "roblox:4", "actor": by}
+    assert revoked.model_dump(exclude=both) == told | {
+        "version": 2,
+        "moderator": "discord:402",
+        "actor": unlinked,
+    }
+
+
+async def test_who_decided_costs_no_further_call_and_is_kept_where_an_older_accounts_answers(
+    park: Park,
+) -> None:
+    member = park.accounts.member()
+    park.accounts.asked.clear()
+    park.accounts.is_old = True
+    try:
+        assert (await park.grant(member, moderator="403")).status_code == 200
+    finally:
+        park.accounts.is_old = False
+    assert park.accounts.asked == [{"username": member.username, "moderator": "discord:403"}]
+    assert (await park.records(member))[0]["granted_by"] == "discord:403"
+
+
+async def test_a_record_of_an_older_version_can_be_revoked(park: Park) -> None:
+    member = park.accounts.member()
+    old = {"user": member.id, "code": "tot", "held": True, "version": 1, "granted_by": "Anna"}
+    await park.database["certifications"].insert_one(old)
+    assert (await park.revoke(member)).status_code == 200
+    (record,) = await park.records(member)
+    assert (record["granted_by"], record["version"]) == ("Anna", 2)
 
 
 async def test_an_event_arrives_on_nats_under_its_own_id(servers: Servers, park: Park) -> None:

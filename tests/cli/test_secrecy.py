@@ -52,7 +52,7 @@ def requests(key: str) -> Iterator[bytes]:
 
     given = ("x-api-key: " + key, "Roblox-Id: 1001")
     shift = "id=1&place=1001&duration=60&training=false&server=a"
-    change = "certification=tot&username=Roblox&moderator=Boss"
+    change = "certification=tot&username=Roblox&moderator=400000000000000004"
     json_type, form_type = "Content-Type: application/json", "Content-Type: application/x-www-form-urlencoded"
     for way, headers in (
         (f"&key={key}", ()),
@@ -66,7 +66,7 @@ def requests(key: str) -> Iterator[bytes]:
         yield request(f"GET /connect?id=1&place=1001&training=false{way}", "Roblox-Id: 1001", *headers)
         yield request(f"POST /log?{shift}{way}", "Roblox-Id: 1001", *headers)
         yield request(f"POST /certification/grant?{change}{way}", *headers)
-        yield request(f"POST /application/approve?id=999&moderator=Boss{way}", *headers)
+        yield request(f"POST /application/approve?id=999&moderator=400000000000000004{way}", *headers)
         yield request(f"POST /application/upload?id=1{way}", *headers, json_type, body="{")
         yield request(f"POST /application/upload?id=1{way}", *headers, body="x" * 200_000)
         yield request(f"DELETE /profile?id=1{way}", *headers)

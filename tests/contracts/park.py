@@ -192,7 +192,7 @@ class Park:
 
     async def approve(self, user: object, **changes: object) -> httpx.Response:
         """POST /application/approve, as the Discord bot."""
-        params = {"id": user, "moderator": "ParkManager", **changes}
+        params = {"id": user, "moderator": "400000000000000004", **changes}
         return await self.call("POST", "/application/approve", params, key=self.keys["discord"])
 
     async def upload(self, user: object, **body: Any) -> httpx.Response:
@@ -202,7 +202,12 @@ class Park:
     async def _change(
         self, what: str, username: object, certification: object, changes: Mapping[str, object]
     ) -> httpx.Response:
-        params = {"certification": certification, "username": username, "moderator": "ParkManager", **changes}
+        params = {
+            "certification": certification,
+            "username": username,
+            "moderator": "400000000000000004",
+            **changes,
+        }
         return await self.call("POST", f"/certification/{what}", params, key=self.keys["discord"])
 
     async def _from_roblox(

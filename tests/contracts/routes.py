@@ -42,11 +42,11 @@ GRANT = Route(
     "POST",
     "/certification/grant",
     ("discord", "operator"),
-    {"certification": "tot", "username": "Roblox", "moderator": "ParkManager"},
+    {"certification": "tot", "username": "Roblox", "moderator": "400000000000000004"},
 )
 REVOKE = Route("POST", "/certification/revoke", GRANT.scopes, GRANT.params)
 APPROVE = Route(
-    "POST", "/application/approve", ("discord", "operator"), {"id": 2, "moderator": "ParkManager"}
+    "POST", "/application/approve", ("discord", "operator"), {"id": 2, "moderator": "400000000000000004"}
 )
 UPLOAD = Route(
     "POST", "/application/upload", SCOPES, {"id": 1}, body={"json": dict.fromkeys(QUESTIONS, "An answer.")}

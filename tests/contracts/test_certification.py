@@ -133,10 +133,41 @@ async def test_the_username_matches_in_any_case_and_is_answered_in_its_own(park:
     assert (await park.revoke(person.username.upper())).text == not_held(person.username)
 
 
-async def test_the_moderator_may_be_a_name_or_an_id(park: Park) -> None:
+async def test_the_moderator_is_a_discord_id_or_a_roblox_id(park: Park) -> None:
     person = park.person(TRAINEE)
     assert (await park.grant(person.username, moderator="400000000000000004")).status_code == 200
-    assert (await park.revoke(person.username, moderator="Park Manager ☂")).status_code == 200
+    assert (await park.revoke(person.username, moderator="roblox:4")).status_code == 200
+    for moderator in ("ParkManager", "discord:4", "roblox:", "0"):
+        is_refused(await park.grant(person.username, moderator=moderator), 400, "invalid query: moderator")
+
+
+@pytest.mark.parametrize("route", [GRANT, REVOKE], ids=name)
+async def test_the_person_is_named_by_exactly_one_of_username_id_and_discord(
+    park: Park, route: Route
+) -> None:
+    person = park.person(TRAINEE)
+    for number, named in enumerate(({"id": person.id}, {"discord": person.discord})):
+        if route is REVOKE:
+            assert (await park.grant(person.username, CODES[number])).status_code == 200
+        response = await route.call(park, {"username": None, "certification": CODES[number], **named})
+        text = (granted if route is GRANT else revoked)(person.username, CODES[number])
+        assert (response.status_code, response.text) == (200, text)
+    for several in ({"username": None}, {"id": person.id}, {"username": None, "id": 1, "discord": 1}):
+        response = await route.call(park, several)
+        is_refused(response, 400, "invalid query: expected exactly one of id, username and discord")
+
+
+async def test_a_repeat_with_the_same_idempotency_key_is_answered_as_the_first(park: Park) -> None:
+    person = park.person(TRAINEE)
+    key = {"Idempotency-Key": f"grant-{person.id}"}
+    for is_repeat in (False, True):
+        response = await GRANT.call(park, {"username": person.username}, headers=key)
+        assert (response.status_code, response.text) == (200, granted(person.username))
+        assert ("idempotent-replayed" in response.headers) == is_repeat
+    is_refused(
+        await GRANT.call(park, {"username": person.username, "certification": "char"}, headers=key), 422
+    )
+    is_refused(await REVOKE.call(park, {"username": person.username}, headers=key), 422)
 
 
 async def test_of_many_grants_at_once_one_succeeds(park: Park) -> None:

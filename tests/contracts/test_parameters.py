@@ -147,7 +147,7 @@ async def test_seconds_are_decimal_text(park: Park, parameter: str, value: str) 
 
 async def test_no_parameter_is_read_from_a_body(park: Park) -> None:
     person = park.person()
-    params = {"certification": "tot", "username": person.username, "moderator": "ParkManager"}
+    params = {"certification": "tot", "username": person.username, "moderator": "400000000000000004"}
     for body in ({"json": params}, {"data": params}):
         response = await park.call("POST", "/certification/grant", key=park.keys["discord"], **body)
         is_refused(response, 400, "invalid query: ")

@@ -123,7 +123,11 @@ def routes(person: LocalPerson) -> Iterator[tuple[str, str, str, dict[str, objec
         "training": "false",
         "server": "a",
     }
-    change: dict[str, object] = {"certification": "tot", "username": person.username, "moderator": "Boss"}
+    change: dict[str, object] = {
+        "certification": "tot",
+        "username": person.username,
+        "moderator": "400000000000000004",
+    }
     yield "roblox", "GET", "/connect", {"id": person.id, "place": 1001, "training": "false"}, {}
     yield "discord", "GET", "/profile", {"id": person.id}, {}
     yield "discord", "GET", "/profile", {"username": person.username}, {}
@@ -131,7 +135,7 @@ def routes(person: LocalPerson) -> Iterator[tuple[str, str, str, dict[str, objec
     yield "discord", "POST", "/certification/grant", change, {}
     yield "discord", "POST", "/certification/revoke", change, {}
     yield "discord", "POST", "/application/upload", {"id": person.id}, {"json": answers}
-    yield "discord", "POST", "/application/approve", {"id": person.id, "moderator": "Boss"}, {}
+    yield "discord", "POST", "/application/approve", {"id": person.id, "moderator": "400000000000000004"}, {}
     yield "roblox", "POST", "/log", {**shift, "ended_at": 1, "now": 1}, {}
     yield "roblox", "POST", "/log", shift, {}
 

@@ -204,7 +204,7 @@ def _points(state: State) -> Iterator[Finding]:
 def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
     """The owner holds what its events tell, the events what was acknowledged, the copies what the owner holds.
 
-    Every event carries the name of the request that caused it.
+    Every event carries the moderator of the request that caused it, of whom there is one for each.
     """
     events = [
         {**event, "held": fact == "certification_granted"}
@@ -214,7 +214,7 @@ def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
     caused = Counter(event["moderator"] for event in events)
     for told in changes:
         for attempt in told.attempts:
-            number = caused.pop(attempt.name, 0)
+            number = caused.pop(f"discord:{attempt.moderator}", 0)
             allowed = {"ok": (1,), "refused": (0,), "unknown": (0, 1)}[attempt.outcome]
             if number not in allowed:
                 text = f"{attempt.name} ({attempt.outcome}) caused {number} events"
@@ -226,7 +226,7 @@ def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
         by_pair[event["user"], event["certification"]].append(event)
     owned = {(one["user"], one["code"]): (one["held"], one["version"]) for one in state.certifications}
     copies = {"accounts": _copies(state.accounts, "id"), "shifts": _copies(state.members, "_id")}
-    order = {attempt.name: attempt for told in changes for attempt in told.attempts}
+    order = {f"discord:{attempt.moderator}": attempt for told in changes for attempt in told.attempts}
     for pair in {*by_pair, *owned, *copies["accounts"], *copies["shifts"]}:
         facts = sorted(by_pair[pair], key=lambda event: event["version"])
         expected = (facts[-1]["held"], facts[-1]["version"]) if facts else None

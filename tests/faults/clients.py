@@ -107,7 +107,7 @@ class Client:
             headers["Roblox-Id"] = str(params["place"])
             params["training"] = json.dumps(params["training"])
         if operation.kind in ("grant", "revoke"):
-            params["moderator"] = attempt.name  # which the event will carry
+            params["moderator"] = attempt.moderator  # which the event will carry
         if operation.idempotency_key:
             headers["Idempotency-Key"] = operation.idempotency_key
         try:

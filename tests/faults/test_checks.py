@@ -33,6 +33,11 @@ def told(kind: Kind, *outcomes: Outcome, number: int = 1, **params: Any) -> Told
     return Told(operation, attempts)
 
 
+def moderator(attempt: str) -> str:
+    """Who decided, as the event of a request says."""
+    return f"discord:{Attempt(attempt, NOW).moderator}"
+
+
 def logged(*outcomes: Outcome, number: int = 1) -> Told:
     """A shift of ten minutes that somebody sent; those of other numbers overlap it by half."""
     ended_at = NOW - 3600 + 300 * number
@@ -89,7 +94,14 @@ def good() -> Ended:
     ]
     shifts = [shift(1, 600), shift(2, 300)]
     certifications = [
-        row("certifications", FACTS[kind], user=USER, certification="tot", version=version, moderator=by)
+        row(
+            "certifications",
+            FACTS[kind],
+            user=USER,
+            certification="tot",
+            version=version,
+            moderator=moderator(by),
+        )
         for version, (kind, by) in enumerate((("grant", "grant-1.1"), ("revoke", "revoke-2.1")), 1)
     ]
     held = {"tot": {"held": False, "version": 2}}
@@ -182,7 +194,7 @@ def forget_the_revocation(run: Any) -> None:
 
 def put_the_later_first(run: Any) -> None:
     run.history[4] = changed("grant", "unknown", "refused", number=3)
-    run.state.events["certifications"][0]["event"]["moderator"] = "grant-3.1"
+    run.state.events["certifications"][0]["event"]["moderator"] = moderator("grant-3.1")
 
 
 def keep_an_event_back(run: Any) -> None:

@@ -22,7 +22,7 @@ SAMPLES = {
     "training": "false",
     "fresh": "true",
     "certification": "tot",
-    "moderator": "ParkManager",
+    "moderator": "400000000000000004",
     "duration": "60",
     "ended_at": "1700000000",
     "now": "1700000000",

@@ -98,7 +98,8 @@ async def test_it_is_valid_openapi(client: httpx.AsyncClient) -> None:
 async def test_a_service_describes_its_own_routes(client: httpx.AsyncClient) -> None:
     grant = (await document(client))["paths"]["/certification/grant"]["post"]
     assert grant["description"] == "Grant a certification to a member whose rank allows it."
-    assert [one["name"] for one in grant["parameters"]] == ["certification", "username", "moderator"]
+    names = [one["name"] for one in grant["parameters"]]
+    assert names == ["id", "username", "discord", "certification", "moderator", "Idempotency-Key"]
     assert grant["tags"] == ["certifications"]
     schema = grant["responses"]["200"]["content"]["application/json"]["schema"]
     assert schema == {"$ref": "#/components/schemas/certifications.ChangeAnswer"}
@@ -151,7 +152,8 @@ async def test_an_error_of_the_service_and_one_of_the_gateway_are_described_toge
 async def test_the_headers_of_an_answer_are_described(client: httpx.AsyncClient) -> None:
     paths = (await document(client))["paths"]
     grant, text = paths["/certification/grant"]["post"], paths["/applications/{token}"]["get"]
-    assert set(grant["responses"]["200"]["headers"]) == {"X-Request-Id", "RateLimit", "RateLimit-Policy"}
+    of_keys = {"X-Request-Id", "RateLimit", "RateLimit-Policy"}
+    assert set(grant["responses"]["200"]["headers"]) == {*of_keys, "Idempotent-Replayed"}
     assert set(text["responses"]["200"]["headers"]) == {"X-Request-Id"}
     profile = paths["/profile"]["get"]["responses"]["200"]["headers"]
     assert profile.keys() - grant["responses"]["200"]["headers"].keys() == {"Cache-Control"}

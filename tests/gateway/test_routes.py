@@ -37,6 +37,8 @@ def test_the_public_routes_are_those_of_the_contract() -> None:
 
 def test_what_has_an_idempotency_key_may_be_sent_again() -> None:
     assert [route.path for route in load_routes().all if route.idempotent] == [
+        "/certification/grant",
+        "/certification/revoke",
         "/application/approve",
         "/application/upload",
         "/log",

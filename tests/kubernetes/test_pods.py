@@ -64,7 +64,7 @@ async def test_a_shift_and_a_certification_go_all_the_way_with_the_users_that_ea
         assert answer.json() == {"status": "success"}
         answer = await client.post(
             "/certification/grant",
-            params={"certification": "tot", "username": "ParkCast", "moderator": "ParkManager"},
+            params={"certification": "tot", "username": "ParkCast", "moderator": "400000000000000004"},
             headers={"x-api-key": keys["discord"]},
         )
         assert answer.json()["status"] == "success"

@@ -31,8 +31,8 @@ CHANGES = (
     Change("common.consumer:_LONGEST_PAUSE_SECONDS", "set", 0.5),
     Change("notifications.repository:Repository.note_sent", "die before", name=NOT_NOTED),
 )
-MODERATOR = "@everyone **Boss** <@123>"
-SHOWN_MODERATOR = r"\@everyone \*\*Boss\*\* \<\@123\>"
+MODERATOR, SHOWN_MODERATOR = "400000000000000004", "<@400000000000000004>"
+APPROVER, SHOWN_APPROVER = "400000000000000004", "400000000000000004"
 
 
 @dataclass
@@ -104,14 +104,14 @@ async def test_what_happens_in_a_park_stands_in_its_channel(told: Told) -> None:
     answers = dict.fromkeys(QUESTIONS, "Because")
     url = (await park.upload(guest.id, json=answers)).json()["url"]
     await told.tells(f"**{shown(guest)}** has applied: <{url}>")
-    assert (await park.approve(guest.id, moderator=MODERATOR)).status_code == 200
+    assert (await park.approve(guest.id, moderator=APPROVER)).status_code == 200
     await told.tells(
-        f"**{shown(guest)}** was approved by {SHOWN_MODERATOR} and is now **University Student**."
+        f"**{shown(guest)}** was approved by {SHOWN_APPROVER} and is now **University Student**."
     )
     assert (await park.grant(trainee.username, moderator=MODERATOR)).status_code == 200
     await told.tells(f"**{shown(trainee)}** was granted **Tower operator** by {SHOWN_MODERATOR}.")
-    assert (await park.revoke(trainee.username, moderator="7")).status_code == 200
-    await told.tells(f"**{shown(trainee)}** lost **Tower operator**: revoked by 7.")
+    assert (await park.revoke(trainee.username, moderator="roblox:7")).status_code == 200
+    await told.tells(f"**{shown(trainee)}** lost **Tower operator**: revoked by Roblox user 7.")
     now = int(time.time())
     for seconds, ended_at in ((9 * 3600, now - 3600), (600, now - 20), (600, now - 320)):
         assert (await park.log(worker.id, seconds, ended_at=ended_at)).status_code == 200

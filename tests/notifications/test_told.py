@@ -8,6 +8,7 @@ from typing import Self
 
 import pytest
 
+from common.actors import Actor
 from common.errors import InvalidEvent, Unavailable
 from common.events import Event
 from notifications.handlers import HANDLERS, on_something
@@ -75,6 +76,22 @@ async def twice(park: Park, events: Sequence[Event]) -> None:
         (granted(), "**Ann** was granted **Tower operator** by Boss."),
         (granted(certification="gone"), "**Ann** was granted **gone** by Boss."),
         (revoked(moderator="<@1>"), "**Ann** lost **Tower operator**: revoked by \\<@\u200b1\\>."),
+        (
+            granted(moderator="roblox:4", actor=Actor(by="roblox:4", via="discord:400")),
+            "**Ann** was granted **Tower operator** by <@400>.",
+        ),
+        (
+            revoked(moderator="discord:400", actor=Actor(by="discord:400")),
+            "**Ann** lost **Tower operator**: revoked by <@400>.",
+        ),
+        (
+            approved(moderator="roblox:4", actor=Actor(by="roblox:4")),
+            "**Ann** was approved by Roblox user 4 and is now **Student**.",
+        ),
+        (
+            granted(moderator="discord:<@1>"),
+            "**Ann** was granted **Tower operator** by discord\\:\\<@\u200b1\\>.",
+        ),
         (shift(8, user=7), "**7** logged a long shift: 8 h at The park, points: 480."),
         (shift(23.99, user=7, place=5), "**7** logged a long shift: 23 h 59 min at 5, points: 1439."),
         (

@@ -49,12 +49,14 @@ class Visitors:
 
     async def change(self, what: str, username: str, code: str = "tot") -> httpx.Response:
         """Grant or revoke a certification."""
-        params = {"username": username, "certification": code, "moderator": "Boss"}
+        params = {"username": username, "certification": code, "moderator": "400000000000000004"}
         return await self.bot.post(f"/certification/{what}", params=params)
 
     async def approve(self, user: int) -> httpx.Response:
         """Approve somebody's application."""
-        return await self.bot.post("/application/approve", params={"id": user, "moderator": "Boss"})
+        return await self.bot.post(
+            "/application/approve", params={"id": user, "moderator": "400000000000000004"}
+        )
 
     async def upload(self, user: int) -> httpx.Response:
         """Upload an application."""

@@ -40,7 +40,7 @@ async def test_a_backup_is_of_one_moment_while_writes_go_on(
     async def certify(_: int) -> None:
         person = people[int(time.monotonic() * 1000) % len(people)]
         for what in ("grant", "revoke"):
-            params = {"username": person.username, "certification": "tot", "moderator": "Boss"}
+            params = {"username": person.username, "certification": "tot", "moderator": "400000000000000004"}
             await trainer.post(f"/certification/{what}", params=params)
 
     async def is_told_of_certifications() -> bool:

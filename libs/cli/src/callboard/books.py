@@ -13,6 +13,7 @@ from pymongo import ASCENDING
 from accounts.repository import ACCOUNTS, LEDGER
 from certifications.models import Record
 from certifications.repository import CERTIFICATIONS
+from common.actors import Actor
 from common.events import CertificationGranted, CertificationRevoked, Event, new_id
 from common.mongo import Database, Document, Documents, Session, transaction
 from common.outbox import OUTBOX
@@ -355,13 +356,16 @@ def _told(known: Document | None) -> str:
 def _changed(record: Record, username: str) -> CertificationGranted | CertificationRevoked:
     """The event of the certification's last change."""
     fact = CertificationGranted if record.held else CertificationRevoked
+    by = (record.granted_by if record.held else record.revoked_by) or ""
+    via = record.granted_via if record.held else record.revoked_via
     return fact(
         occurred_at=record.changed_at or datetime.now(UTC),
         user=record.user,
         username=username,
         certification=record.code,
         version=record.version,
-        moderator=(record.granted_by if record.held else record.revoked_by) or "",
+        moderator=by,
+        actor=Actor(by=by, via=via) if by.startswith(("discord:", "roblox:")) else None,
     )
 
 

@@ -26,6 +26,18 @@ Moderator = Annotated[
 """Who decided, as a caller names them: a Discord id, or `roblox:<id>`. Its value is `discord:<id>` or `roblox:<id>`."""
 
 
+def _canonical(value: object) -> str:
+    return _moderator(str(value).removeprefix("discord:"))
+
+
+ModeratorText = Annotated[
+    str,
+    BeforeValidator(_canonical),
+    WithJsonSchema({"type": "string", "pattern": "^(discord|roblox):[0-9]{1,19}$"}),
+]
+"""A `Moderator` as one service passes it on to another: the value of one."""
+
+
 class Actor(BaseModel):
     """Who did something.
 

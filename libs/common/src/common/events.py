@@ -11,6 +11,7 @@ from typing import ClassVar
 from bson import ObjectId
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from common.actors import Actor
 from common.errors import InvalidEvent
 
 
@@ -58,6 +59,7 @@ class CertificationGranted(Event):
     certification: str
     version: int = Field(ge=1)
     moderator: str
+    actor: Actor | None = None
 
 
 class CertificationRevoked(Event):
@@ -70,6 +72,7 @@ class CertificationRevoked(Event):
     certification: str
     version: int = Field(ge=1)
     moderator: str
+    actor: Actor | None = None
 
 
 class ApplicationSubmitted(Event):
@@ -96,6 +99,7 @@ class ApplicationApproved(Event):
     username: str
     rank: str
     moderator: str
+    actor: Actor | None = None
 
 
 class RankChanged(Event):

@@ -3,10 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from common.errors import InvalidQuery
@@ -83,6 +90,20 @@ class Query(BaseModel):
     """The parameters of one route. An empty one counts as absent; unknown ones are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class PersonQuery(Query):
+    """Parameters that name one person: exactly one of these."""
+
+    id: Id | None = None
+    username: Text | None = None
+    discord: Id | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if [self.id, self.username, self.discord].count(None) != 2:
+            raise PydanticCustomError("one_of", "expected exactly one of id, username and discord")
+        return self
 
 
 Q = TypeVar("Q", bound=BaseModel)

@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
+from common.actors import Actor, ModeratorText
 from common.group import Group
-from common.query import Flag, Id, Query, Text
+from common.query import Flag, Id, PersonQuery, Query
 from common.text import clean
 
 
@@ -27,18 +28,8 @@ class ConnectAnswer(BaseModel):
     clearance: int
 
 
-class ProfileQuery(Query):
-    """The parameters of /profile: exactly one of them."""
-
-    id: Id | None = None
-    username: Text | None = None
-    discord: Id | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "ProfileQuery":
-        if [self.id, self.username, self.discord].count(None) != 2:
-            raise PydanticCustomError("one_of", "expected exactly one of id, username and discord")
-        return self
+class ProfileQuery(PersonQuery):
+    """The parameters of /profile."""
 
 
 class ProfileAnswer(BaseModel):
@@ -55,18 +46,23 @@ class ProfileAnswer(BaseModel):
     certifications: list[str]
 
 
-class MemberQuery(ProfileQuery):
-    """The parameters of /internal/member; `fresh` asks for the rank as it is now, wherever it is kept."""
+class MemberQuery(PersonQuery):
+    """The parameters of /internal/member.
+
+    `fresh` asks for the rank as it is now, wherever it is kept, and `moderator` who that is.
+    """
 
     fresh: Flag = False
+    moderator: ModeratorText | None = None
 
 
 class MemberAnswer(BaseModel):
-    """A user, as the other services need it."""
+    """A user, as the other services need it; `actor` is the moderator that was asked about."""
 
     id: int
     username: str
     rankid: int
+    actor: Actor | None = None
 
 
 class RankRequest(BaseModel):

@@ -1,6 +1,8 @@
 """Who a player is and may do, and the ledger of their points."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from accounts.errors import RankRefused, UnknownPlace
@@ -20,12 +22,16 @@ from accounts.plugins.local import local_rankid
 from accounts.plugins.stored import Links
 from accounts.ranks import Ranks, record_ranks
 from accounts.repository import Accounts, People
+from common.actors import Actor
 from common.coalesce import Coalescer, Merger
 from common.errors import Unavailable, UserNotFound
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.group import Group
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
+from common.query import PersonQuery
+
+_ACTOR_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -99,10 +105,27 @@ class AccountsService:
         return answer, standing.age
 
     async def member(self, query: MemberQuery) -> MemberAnswer:
-        """A user's id, name and rank for the other services.
+        """A user's id, name and rank for the other services, and who the moderator is whom they name.
 
         Raises UserNotFound, and Unavailable as `profile` does; with `fresh`, also if the rank cannot be read now.
         """
+        if query.moderator is None:
+            return await self._member(query)
+        found, actor = await asyncio.gather(self._member(query), self._actor(query.moderator))
+        return found.model_copy(update={"actor": actor})
+
+    async def _actor(self, moderator: str) -> Actor:
+        """Who a moderator is; by the Discord account alone where no link is known within a second."""
+        kind, _, number = moderator.partition(":")
+        if kind == "roblox":
+            return Actor(by=moderator)
+        user = None
+        with suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(_ACTOR_SECONDS):
+                user = await self._users_by_discord.ask(int(number))
+        return Actor(by=moderator) if user is None else Actor(by=f"roblox:{user}", via=moderator)
+
+    async def _member(self, query: MemberQuery) -> MemberAnswer:
         person, account = await self._look_up(query)
         if query.fresh:
             rankid = await self._ranks.fresh(person.id, account)
@@ -119,7 +142,7 @@ class AccountsService:
         if self._group.rank_at(rankid).rankid != rankid:
             raise RankRefused("the ladder has no such rank")
         await self._ranks.set(user, rankid)
-        person, _ = await self._look_up(ProfileQuery(id=user))
+        person, _ = await self._look_up(PersonQuery(id=user))
 
         async def work(session: Session) -> None:
             ranked = [(user, rankid, person.username)]
@@ -158,7 +181,7 @@ class AccountsService:
         """Keep the newest of each certification; answers how many were not newer."""
         return await self._accounts.keep_newest(changes)
 
-    async def _look_up(self, query: ProfileQuery) -> tuple[Person, Account | None]:
+    async def _look_up(self, query: PersonQuery) -> tuple[Person, Account | None]:
         if query.id is not None:
             return await self._by_id(query.id)
         if query.discord is not None:

@@ -5,15 +5,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from common.query import Id, Query, Text
+from common.actors import Actor, Moderator
+from common.query import Id, PersonQuery, Query, Text
 
 
-class ChangeQuery(Query):
-    """The parameters of a grant or a revocation; `moderator` is who decided, as a name or an id."""
+class ChangeQuery(PersonQuery):
+    """The parameters of a grant or a revocation: whose, and who decided."""
 
     certification: Text
-    username: Text
-    moderator: Text
+    moderator: Moderator
 
 
 class ChangeAnswer(BaseModel):
@@ -23,18 +23,32 @@ class ChangeAnswer(BaseModel):
     discord: str
 
 
+class Done(BaseModel):
+    """A grant or a revocation that was done, of whom and by an earlier request or by this one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    username: str
+    code: str
+    is_replay: bool = False
+
+
 class Member(BaseModel):
-    """A member, as accounts answers."""
+    """A member, as accounts answers; `actor` is the moderator, resolved."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: int
     username: str
     rankid: int
+    actor: Actor | None = None
 
 
 class Record(BaseModel):
-    """The document of one user and code; `version` is raised by one at each change."""
+    """The document of one user and code; `version` is raised by one at each change.
+
+    Who did it is named as an `Actor` is, in two fields; old records hold any name, and no `via`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -43,8 +57,10 @@ class Record(BaseModel):
     held: bool
     version: int
     granted_by: str | None = None
+    granted_via: str | None = None
     granted_at: datetime | None = None
     revoked_by: str | None = None
+    revoked_via: str | None = None
     revoked_at: datetime | None = None
 
     @property

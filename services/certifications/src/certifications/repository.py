@@ -3,6 +3,7 @@
 from pymongo import ASCENDING, IndexModel
 
 from certifications.models import Record
+from common.idempotency import IDEMPOTENCY
 from common.mongo import Collection, Database, Session
 from common.outbox import OUTBOX
 
@@ -23,7 +24,7 @@ CERTIFICATIONS = Collection(
     },
 )
 
-COLLECTIONS = (CERTIFICATIONS, OUTBOX)
+COLLECTIONS = (CERTIFICATIONS, IDEMPOTENCY, OUTBOX)
 
 
 class Repository:

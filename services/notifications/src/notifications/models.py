@@ -22,7 +22,7 @@ class News:
     """Something that people may want to know: `fields` are those of its kind, as plain text from anywhere.
 
     `id` is unique, and the same each time the event behind it arrives. It happened `at` this time. `username`
-    is the id where nobody knows a name.
+    is the id where nobody knows a name; `moderator` is `discord:<id>` or `roblox:<id>`, and in older news any name.
     """
 
     id: str

@@ -123,7 +123,7 @@ def news_of(event: Event, group: Group) -> Iterator[News]:
                 "username": event.username,
                 "id": str(event.user),
                 "rank": event.rank,
-                "moderator": event.moderator,
+                "moderator": _moderator(event),
             }
             yield News(event.id, "application_approved", event.occurred_at, fields)
         case CertificationGranted() | CertificationRevoked():
@@ -133,7 +133,7 @@ def news_of(event: Event, group: Group) -> Iterator[News]:
                 "id": str(event.user),
                 "certification": known.name if known and known.name else event.certification,
                 "code": event.certification,
-                "moderator": event.moderator,
+                "moderator": _moderator(event),
             }
             is_granted = isinstance(event, CertificationGranted)
             kind = "certification_granted" if is_granted else "certification_revoked"
@@ -147,6 +147,11 @@ def news_of(event: Event, group: Group) -> Iterator[News]:
             }
             for kind in (kind for kind, is_so in kinds.items() if is_so):
                 yield News(f"{event.id}:{kind}", kind, event.occurred_at, _fields_of_shift(event, group))
+
+
+def _moderator(event: ApplicationApproved | CertificationGranted | CertificationRevoked) -> str:
+    """Who decided: by the Discord account, if one is known, as that is what people know each other by."""
+    return (event.actor and event.actor.via) or event.moderator
 
 
 def _fields_of_shift(shift: ShiftLogged, group: Group) -> dict[str, str]:

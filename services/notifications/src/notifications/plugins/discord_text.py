@@ -1,5 +1,6 @@
 """Texts with fields, and values that Discord shows as they are, whatever stands in them."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -23,6 +24,10 @@ LONGEST_LINK = 500
 LINKS = ("url", "copy_url")
 """The fields that are links, and never cut."""
 
+MODERATOR = "moderator"
+"""The field that may be an account."""
+
+_ACCOUNT = re.compile(r"(discord|roblox):([0-9]{1,19})", re.ASCII)
 _FROM_RIGHT_TO_LEFT = ("R", "AL", "AN")
 _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
 
@@ -57,9 +62,8 @@ def check_text(text: str, fields: Collection[str]) -> None:
 
 def render(text: str, fields: Mapping[str, str]) -> str:
     """A text that was checked, with its fields' values. Raises InvalidEvent for a link that cannot be one."""
-    return text.format_map(
-        {name: link(value) if name in LINKS else plain(value) for name, value in fields.items()}
-    )
+    shown = {**dict.fromkeys(LINKS, link), MODERATOR: person}
+    return text.format_map({name: shown.get(name, plain)(value) for name, value in fields.items()})
 
 
 def plain(value: str) -> str:
@@ -71,6 +75,14 @@ def plain(value: str) -> str:
     if any(unicodedata.bidirectional(character) in _FROM_RIGHT_TO_LEFT for character in text):
         return f"{_FIRST_STRONG_ISOLATE}{text}{_POP_DIRECTIONAL_ISOLATE}"
     return text
+
+
+def person(value: str) -> str:
+    """Who decided. Discord shows the name of one of its accounts, and tells them nothing unless the message says so."""
+    found = _ACCOUNT.fullmatch(value)
+    if found is None:
+        return plain(value)
+    return f"<@{found[2]}>" if found[1] == "discord" else f"Roblox user {found[2]}"
 
 
 def link(url: str) -> str:
