@@ -277,7 +277,7 @@ async def test_a_file_that_cannot_be_written_is_told_in_one_sentence(here: Machi
     (here.data_dir / "nats" / "nats.conf").mkdir(parents=True)
     answer = await here.callboard("up")
     assert (answer.status, answer.error.count("\n")) == (1, 1)
-    assert answer.error.startswith("This machine does not let us: [Errno 21] Is a directory: ")
+    assert answer.error.startswith("Operating system error: [Errno 21] Is a directory: ")
     assert not (here.data_dir / "run.json").exists()
 
 

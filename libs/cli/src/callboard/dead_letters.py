@@ -1,6 +1,5 @@
 """Events that a service gave up on: what they are, sending them again, and dropping those worth nothing."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,9 @@ from datetime import UTC, datetime
 from callboard.access import open_database, open_databases
 from callboard.databases import DATABASES
 from callboard.errors import CommandError
+from callboard.jetstream import open_jetstream
 from callboard.keys import operator
 from callboard.system import SERVICES
-from common.app import background
-from common.bus import Bus
 from common.dead_letters import DEAD_LETTERS
 from common.mongo import Session, transaction
 from common.settings import Settings
@@ -45,24 +43,17 @@ async def replay(settings: Settings) -> int:
     """Publish each dead letter again, and forget it once NATS has it; answers how many.
 
     Every service that handles such events gets it again, which changes nothing where it was handled.
+    Raises CommandError.
     """
     letters = [letter async for letter in dead_letters(settings)]
     if not letters:
         return 0
-    bus = Bus(settings, "callboard")
-    async with background(bus.run):
-        try:
-            async with asyncio.timeout(10):
-                while not bus.is_connected:  # noqa: ASYNC110 - the bus has no event for it
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            raise CommandError("NATS does not answer: is Callboard running?") from None
+    async with open_databases(settings) as databases, open_jetstream(settings) as jetstream:
         for letter in letters:
             # Under its own id, JetStream would take it for a repeat of what it has stored.
-            await bus.publish(f"replay-{secrets.token_hex(12)}", letter.subject, letter.payload)
-            async with open_database(settings, letter.service) as database:
-                await database[DEAD_LETTERS.name].delete_one({"_id": letter.id})
-        await bus.close()
+            headers = {"Nats-Msg-Id": f"replay-{secrets.token_hex(12)}"}
+            await jetstream.publish(letter.subject, letter.payload, headers=headers)
+            await databases[letter.service][DEAD_LETTERS.name].delete_one({"_id": letter.id})
     return len(letters)
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from callboard.components import Options
-from callboard.errors import CommandError, in_short
+from callboard.errors import CommandError, of_mongodb
 from callboard.key_commands import keys_app
 from callboard.system import SERVICES
 from callboard.terminal import (
@@ -31,7 +31,10 @@ from common.errors import ConfigurationError
 
 
 class _Commands(TyperGroup):
-    """Commands whose expected errors are one sentence on standard error and status 1."""
+    """Commands whose expected errors are one sentence on standard error and status 1.
+
+    An error of NATS is a CommandError before it comes here; a time-out of Python's own would be an OSError.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -40,14 +43,13 @@ class _Commands(TyperGroup):
             typer.echo(error, err=True)
         except BrokenPipeError:  # who reads what we print has enough of it
             raise
-        except OSError as error:
-            typer.echo(f"This machine does not let us: {error}.", err=True)
         except Exception as error:
-            if not type(error).__module__.startswith("pymongo"):
+            sentence = of_mongodb(error)
+            if sentence is None and isinstance(error, OSError):
+                sentence = f"Operating system error: {error}."
+            if sentence is None:
                 raise
-            typer.echo(
-                f"MongoDB does not answer as it should; is Callboard running? ({in_short(error)})", err=True
-            )
+            typer.echo(sentence, err=True)
         raise typer.Exit(1)
 
 
@@ -382,5 +384,7 @@ def status(as_json: AsJson = False, data_dir: DataDir = None) -> None:
             )
         shown.print(table if table.rows else "No component of `callboard up` runs.")
         for what, counts in (("unsent events", found.unsent_events), ("dead letters", found.dead_letters)):
-            shown.print(f"{what}: {'MongoDB does not answer' if counts is None else sum(counts.values())}")
+            shown.print(f"{what}: {'unknown' if counts is None else sum(counts.values())}")
+        if found.trouble:
+            told.print(found.trouble, markup=False, soft_wrap=True)
     raise typer.Exit(0 if found.is_good else 1)

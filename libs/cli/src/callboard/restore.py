@@ -8,9 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from pathlib import Path
 from typing import BinaryIO
 
-import nats
 import pymongo
-from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 from pymongo.errors import PyMongoError
 
@@ -19,8 +17,9 @@ from callboard.backup import Advance
 from callboard.backup_file import Reader, describe
 from callboard.components import Options, plan_servers
 from callboard.databases import DATABASES, migrate_all, present_collections
-from callboard.errors import CommandError, in_short
+from callboard.errors import CommandError, of_mongodb
 from callboard.files import private_dir
+from callboard.jetstream import open_jetstream
 from callboard.prepare import set_aside_other_keys
 from callboard.replica_set import prepare_mongod
 from callboard.servers import is_ours, listens
@@ -95,7 +94,7 @@ def _half_of_it() -> Iterator[None]:
     except asyncio.CancelledError:
         raise CommandError(half) from None
     except PyMongoError as error:
-        raise CommandError(f"MongoDB refused a part of the backup: {in_short(error)}. {half}") from error
+        raise CommandError(f"{of_mongodb(error)} {half}") from error
 
 
 @asynccontextmanager
@@ -159,36 +158,19 @@ async def _forget_stream(settings: Settings) -> None:
 
     Raises CommandError while a service takes events from it.
     """
-    try:
-        client = await nats.connect(
-            settings.nats_url.get_secret_value().split(","),
-            allow_reconnect=False,
-            connect_timeout=2,
-            error_cb=_ignore,
-        )
-    except (OSError, NatsError, TimeoutError):
-        raise CommandError("NATS does not answer; a restore needs it.") from None
-    jetstream = client.jetstream(timeout=5)
     # What a service that was just stopped had asked for ends within this time.
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    try:
-        while users := [one.name for one in await jetstream.consumers_info(STREAM) if one.num_waiting]:
-            if time.monotonic() > deadline:
-                raise CommandError(
-                    f"Callboard runs ({', '.join(users)}): stop all services and the gateway before a restore."
-                )
-            await asyncio.sleep(0.2)
-        await jetstream.delete_stream(STREAM)
-    except NotFoundError:
-        pass
-    except (NatsError, TimeoutError) as error:
-        raise CommandError(f"NATS cannot be used: {type(error).__name__}.") from error
-    finally:
-        await client.close()
-
-
-async def _ignore(_: Exception) -> None:
-    pass  # it is raised as well
+    async with open_jetstream(settings) as jetstream:
+        try:
+            while users := [one.name for one in await jetstream.consumers_info(STREAM) if one.num_waiting]:
+                if time.monotonic() > deadline:
+                    raise CommandError(
+                        f"Callboard runs ({', '.join(users)}): stop all services and the gateway before a restore."
+                    )
+                await asyncio.sleep(0.2)
+            await jetstream.delete_stream(STREAM)
+        except NotFoundError:
+            pass
 
 
 async def _clear(databases: Databases) -> None:

@@ -1,5 +1,6 @@
 """What runs, and how it is."""
 
+import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pymongo.errors import PyMongoError
 
 from callboard.access import open_database
 from callboard.databases import DATABASES
+from callboard.errors import of_mongodb
 from callboard.system import answers_ok, read_run_file
 from common.dead_letters import DEAD_LETTERS
 from common.outbox import OUTBOX
@@ -30,11 +32,12 @@ class ComponentStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """The components, if it is a system of `callboard up`; None for what MongoDB does not tell just now."""
+    """The components, if it is a system of `callboard up`; None for what MongoDB does not tell, with the `trouble`."""
 
     components: list[ComponentStatus]
     unsent_events: dict[str, int] | None
     dead_letters: dict[str, int] | None
+    trouble: str | None = None
 
     @property
     def is_good(self) -> bool:
@@ -45,12 +48,13 @@ class Status:
 
 async def status(settings: Settings, data_dir: Path | None) -> Status:
     """The status of the system with these settings, whose processes `data_dir` lists."""
-    components = _components(data_dir) if data_dir else []
+    # In a thread: a health check that hangs does not keep back a signal to stop.
+    components = await asyncio.to_thread(_components, data_dir) if data_dir else []
     try:
         unsent = await _count(settings, OUTBOX.name, {"sent": False})
         dead = await _count(settings, DEAD_LETTERS.name, {})
-    except PyMongoError:
-        return Status(components, None, None)
+    except PyMongoError as error:
+        return Status(components, None, None, of_mongodb(error))
     return Status(components, unsent, dead)
 
 
