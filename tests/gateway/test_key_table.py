@@ -25,7 +25,7 @@ from gateway.errors import WrongKey
 from gateway.keys import COLLECTIONS, KeyTable, create_key, list_keys, revoke_key, rotate_key
 from gateway.main import create
 from gateway.settings import GatewaySettings
-from tests.gateway.builders import echoes, make_key, open_database, unique_name
+from tests.gateway.builders import echoes, make_key, open_database, open_gateway, plant, unique_name
 from tests.gateway.relay import Relay, relayed
 from tests.support import Servers, settings, unique_id, wait_until
 
@@ -186,13 +186,48 @@ async def test_unknown_keys_share_their_look_into_the_database(servers: Servers)
         assert time.monotonic() - before >= 4 * 0.05
 
 
+async def test_a_key_of_a_scope_that_only_a_newer_version_knows_opens_nothing(servers: Servers) -> None:
+    name = unique_name()
+    await make_key(servers, name=name)
+    plain = await make_key(servers)
+    async with open_gateway(servers, echoes()) as client, open_database(servers) as database:
+        staff = "cb_staff_" + secrets.token_urlsafe(32)
+        changes = {"scope": "staff", "hash": hashlib.sha256(staff.encode()).digest(), "newer": {"a": 1}}
+        await plant(database, name, changes)
+        assert await status_of(client, staff) == 403
+        assert await status_of(client, plain) == 200
+    async with open_gateway(servers, echoes()) as client:  # and at its start
+        assert await status_of(client, staff) == 403
+        assert await status_of(client, plain) == 200
+
+
+@pytest.mark.parametrize("odd", [{"rate": "5/fortnight"}, {"networks": ["home"]}, {"places": "all"}])
+async def test_a_key_whose_limits_cannot_be_read_opens_nothing_and_closes_nothing(
+    servers: Servers, odd: dict[str, Any]
+) -> None:
+    name = unique_name()
+    secret, plain = await make_key(servers, name=name), await make_key(servers)
+    async with open_gateway(servers, echoes()) as client, open_database(servers) as database:
+        assert await status_of(client, secret) == 200
+        await plant(database, name, odd)
+
+        async def is_closed() -> bool:
+            return await status_of(client, secret) == 401
+
+        await wait_until(is_closed)
+        later = await make_key(servers)
+        assert [await status_of(client, key) for key in (secret, plain, later)] == [401, 200, 200]
+        await revoke_key(database, name, by="the tests")
+        await database["keys"].delete_one({"name": name})
+
+
 async def test_what_cannot_be_a_key_is_refused_without_a_look(servers: Servers) -> None:
     async with far_database(servers) as (database, relay):
         await relay.cut()
         table = KeyTable(database)
         for wrong in (
             "x",
-            "cb_admin_" + "A" * 43,
+            "cb_Admin_" + "A" * 43,
             "cb_roblox_" + "A" * 42,
             "cb_roblox_" + "ä" * 43,
             "\0",

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from common.mongo import Database
-from gateway.errors import InvalidKeyField, KeyProblem, NameTaken, NoSuchKey
-from gateway.keys import Key, create_key, list_keys, revoke_key, rotate_key
-from tests.gateway.builders import open_database, unique_name
+from gateway.errors import InvalidKeyField, KeyProblem, NameTaken, NewerKey, NoSuchKey
+from gateway.keys import Key, KeyTable, create_key, list_keys, revoke_key, rotate_key
+from gateway.repository import Repository
+from tests.gateway.builders import open_database, plant, unique_name
 from tests.support import Servers
 
 
@@ -94,8 +95,61 @@ async def test_what_a_key_cannot_have_is_refused_with_the_fields_name(
 ) -> None:
     name = unique_name()
     with pytest.raises(InvalidKeyField, match=f"^{field}: .+\\.$"):
-        await make(database, name, **{field: value})
+        await make(database, name, **{"scope": "roblox", field: value})
     assert await named(database, name) == []
+
+
+@pytest.mark.parametrize("scope", ["discord", "operator"])
+async def test_places_that_would_limit_nothing_are_refused(database: Database, scope: str) -> None:
+    name = unique_name()
+    with pytest.raises(InvalidKeyField, match=r"^places: only keys of scope roblox can be limited to places"):
+        await make(database, name, scope=scope, places=[1001])
+    assert await named(database, name) == []
+
+
+async def test_a_key_that_has_such_places_from_before_can_still_be_used_and_rotated(
+    database: Database,
+) -> None:
+    name = unique_name()
+    secret = await make(database, name)
+    await database["keys"].update_one({"name": name}, {"$set": {"places": [1001]}})
+    assert (await KeyTable(database).find(secret)).places == {1001}
+    await rotate_key(database, name, timedelta(0), by="somebody")
+    assert [key.places for key in await named(database, name)] == [{1001}, {1001}]
+
+
+@pytest.mark.parametrize("change", [{"scope": "staff"}, {"rate": {"requests": 5, "per": "week"}}])
+async def test_a_key_of_a_newer_version_is_revoked_but_not_rotated(
+    database: Database, change: dict[str, Any]
+) -> None:
+    name = unique_name()
+    await make(database, name)
+    await plant(database, name, change)
+    with pytest.raises(NewerKey, match=name):
+        await rotate_key(database, name, timedelta(0), by="somebody")
+    assert await database["keys"].count_documents({"name": name, "current": True}) == 1
+    if "scope" not in change:  # our validator, unlike the newer version's, would not take such a scope
+        await revoke_key(database, name, by="somebody")
+        assert await database["keys"].count_documents({"name": name, "current": True}) == 0
+
+
+async def test_keys_of_a_newer_version_are_listed_as_far_as_they_can_be_read(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    staff, odd, plain = unique_name(), unique_name(), unique_name()
+    for name in (staff, odd, plain):
+        await make(database, name)
+    await plant(database, staff, {"scope": "staff", "clearance": {"least": 3}})
+    await plant(database, odd, {"rate": "5/fortnight"})
+    assert [key.scope for key in await named(database, staff)] == ["staff"]
+    assert [key.scope for key in await named(database, plain)] == ["discord"]
+    assert await named(database, odd) == []
+    assert f"the key {odd} opens nothing here, as this version cannot read its rate" in caplog.text
+    repository, document = Repository(database), await database["keys"].find_one({"name": odd})
+    assert document is not None
+    caplog.clear()
+    assert [repository._read(document) for _ in range(3)] == [None] * 3
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("name", ["", " x", "two words", "x" * 65, "ä", "line\nbreak", ".hidden"])

@@ -133,6 +133,15 @@ class NoSuchKey(KeyProblem):
         super().__init__(f'There is no key named "{name}" in use.')
 
 
+class NewerKey(KeyProblem):
+    """The key in use is one that only a newer version understands."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'The key "{name}" was made by a newer version of Callboard: change it with that, or revoke it.'
+        )
+
+
 class InvalidKeyField(KeyProblem):
     """A key cannot have this value."""
 

@@ -20,15 +20,15 @@ from pydantic import ValidationError
 from common.coalesce import Coalescer
 from common.errors import Unavailable
 from common.mongo import Database, Session, is_outage, transaction
-from gateway.errors import InvalidKeyField, NoSuchKey, WrongKey
-from gateway.models import Key, KeyScope
+from gateway.errors import InvalidKeyField, NewerKey, NoSuchKey, WrongKey
+from gateway.models import ROBLOX, SCOPES, Key, KeyScope
 from gateway.repository import COLLECTIONS, Repository
 
 __all__ = ["COLLECTIONS", "Key", "KeyTable", "create_key", "list_keys", "revoke_key", "rotate_key"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = re.compile(r"cb_(?:roblox|discord|operator)_[A-Za-z0-9_-]{43}", re.ASCII)
+_FORMAT = re.compile(r"cb_[a-z][a-z0-9_]{0,31}_[A-Za-z0-9_-]{43}", re.ASCII)
 _VISIBLE_CHARACTERS = 6
 
 _READ_EVERY_SECONDS = 0.5
@@ -56,7 +56,15 @@ async def create_key(
     `places` and `networks` (CIDR) limit where it may be used from, `rate` ("500/min") how often. Raises
     NameTaken and InvalidKeyField.
     """
-    limits = {"places": list(places), "networks": list(networks), "expires_at": expires_at, "rate": rate}
+    if scope not in SCOPES:
+        raise InvalidKeyField("scope", f"must be {', '.join(SCOPES[:-1])} or {SCOPES[-1]}")
+    places = list(places)
+    if places and scope != ROBLOX:
+        raise InvalidKeyField(
+            "places",
+            f"only keys of scope {ROBLOX} can be limited to places; one of scope {scope} is used outside of them",
+        )
+    limits = {"places": places, "networks": list(networks), "expires_at": expires_at, "rate": rate}
     secret, key = _new_key(name=name, scope=scope, created_by=created_by, **limits)
     repository = Repository(database)
 
@@ -86,7 +94,7 @@ async def rotate_key(database: Database, name: str, overlap: timedelta, by: str)
     """Make a key that takes the place of the current one of this name, and answer it.
 
     The old one stays valid for `overlap`. What limits the old one limits the new one, which lives as long as
-    the old one was made to live. Raises NoSuchKey.
+    the old one was made to live. Raises NoSuchKey and NewerKey.
     """
     repository = Repository(database)
 
@@ -94,6 +102,8 @@ async def rotate_key(database: Database, name: str, overlap: timedelta, by: str)
         old = await repository.current(session, name)
         if old is None:
             raise NoSuchKey(name)
+        if old.scope not in SCOPES:  # what limits it may be unknown here, and would be lost
+            raise NewerKey(name)
         now = datetime.now(UTC)
         ends = min(now + overlap, old.expires_at) if old.expires_at else now + overlap
         secret, new = _new_key(
@@ -131,7 +141,7 @@ async def revoke_key(database: Database, name: str, by: str) -> None:
     await transaction(database, work)
 
 
-def _new_key(*, scope: KeyScope, **fields: Any) -> tuple[str, Key]:
+def _new_key(*, scope: str, **fields: Any) -> tuple[str, Key]:
     lead = f"cb_{scope}_"
     secret = lead + secrets.token_urlsafe(32)
     try:
@@ -227,11 +237,10 @@ class KeyTable:
         if self._latest_change and started - self._all_read_at < _READ_ALL_EVERY_SECONDS:
             since = self._latest_change - _READ_AGAIN
         changed, latest = await self._repository.changed_since(since)
-        found = {key.hash: key for key in changed}
+        known: dict[bytes, Key | None] = changed if since is None else {**self._keys, **changed}
+        self._keys = {digest: key for digest, key in known.items() if key is not None}
         if since is None:
-            self._keys, self._all_read_at = found, started
-        else:
-            self._keys |= found
+            self._all_read_at = started
         self._latest_change = latest or self._latest_change
         self._read_at = started
         return askers

@@ -4,13 +4,16 @@ import re
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from common.group import PlaceId
 
 KeyScope = Literal["roblox", "discord", "operator"]
+SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
+ROBLOX: KeyScope = "roblox"
+"""The one scope that routes for Roblox servers only are open to, and so the one that can be limited to places."""
 
 _MAPPED_BITS = 96
 """What stands before the 32 bits of an IPv4 address in an IPv6 one."""
@@ -60,7 +63,7 @@ class Key(BaseModel):
     """All that is known of a key, which is not the key itself.
 
     Empty `places` or `networks` allow every one; without `rate`, the configured one holds. `current` is the
-    newest key of its name, until it is revoked.
+    newest key of its name, until it is revoked. A `scope` that only a newer version knows opens no route.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -68,7 +71,7 @@ class Key(BaseModel):
     hash: bytes = Field(exclude=True, repr=False)
     prefix: str
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    scope: KeyScope
+    scope: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
     places: frozenset[PlaceId] = frozenset()
     networks: tuple[Network, ...] = ()
     rate: Rate | None = None

@@ -1,15 +1,19 @@
 """The only MongoDB calls of the gateway, and the shape of its collections."""
 
+import logging
 from collections.abc import Collection as Hashes
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from common.mongo import Collection, Database, Session
-from gateway.errors import NameTaken
+from common.mongo import Collection, Database, Document, Session
+from gateway.errors import NameTaken, NewerKey
 from gateway.models import Key
+
+logger = logging.getLogger(__name__)
 
 KEYS = Collection(
     "keys",
@@ -56,6 +60,7 @@ class Repository:
     def __init__(self, database: Database) -> None:
         self._keys = database[KEYS.name]
         self._audit = database[AUDIT.name]
+        self._unreadable: set[Any] = set()
 
     async def add(self, session: Session, key: Key) -> None:
         """Store a new key. Raises NameTaken."""
@@ -72,9 +77,14 @@ class Repository:
             raise NameTaken(key.name) from None
 
     async def current(self, session: Session, name: str) -> Key | None:
-        """The newest key of this name, unless it is revoked."""
+        """The newest key of this name, unless it is revoked. Raises NewerKey where it cannot be read."""
         found = await self._keys.find_one({"name": name, "current": True}, session=session)
-        return Key.model_validate(found) if found else None
+        if found is None:
+            return None
+        key = self._read(found)
+        if key is None:
+            raise NewerKey(name)
+        return key
 
     async def succeed(self, session: Session, key: Key, expires_at: datetime) -> None:
         """Let another key take this one's name; this one is valid until it expires."""
@@ -102,15 +112,33 @@ class Repository:
         )
 
     async def all(self) -> list[Key]:
-        """Every key there ever was, by name, the newest of a name last."""
+        """Every key there ever was that can be read, by name, the newest of a name last."""
         found = self._keys.find().sort([("name", ASCENDING), ("created_at", ASCENDING)])
-        return [Key.model_validate(document) async for document in found]
+        return [key async for document in found if (key := self._read(document))]
 
-    async def changed_since(self, moment: datetime | None) -> tuple[list[Key], datetime | None]:
-        """The keys changed at or after the moment (None: all), and when the latest of them was changed."""
+    async def changed_since(self, moment: datetime | None) -> tuple[dict[bytes, Key | None], datetime | None]:
+        """The keys changed at or after the moment (None: all), and when the latest of them was changed.
+
+        They are by hash; one that cannot be read is None, as what limits it may be just that.
+        """
         found = await self._keys.find({"changed_at": {"$gte": moment}} if moment else {}).to_list()
         latest = max((document["changed_at"] for document in found), default=None)
-        return [Key.model_validate(document) for document in found], latest
+        return {document["hash"]: self._read(document) for document in found}, latest
+
+    def _read(self, document: Document) -> Key | None:
+        """The key, or None and, once, a line in the log: one odd document must not close the door to all others."""
+        try:
+            return Key.model_validate(document)
+        except ValidationError as error:
+            if document["_id"] not in self._unreadable:
+                self._unreadable.add(document["_id"])
+                fields = ", ".join(sorted({str(one["loc"][0]) for one in error.errors() if one["loc"]}))
+                logger.warning(
+                    "the key %s opens nothing here, as this version cannot read its %s: revoke it, or update Callboard",
+                    document.get("name"),
+                    fields,
+                )
+            return None
 
     async def note_use(self, hashes: Hashes[bytes], at: datetime) -> None:
         """Record that keys were used, unless another gateway did so in the last minute."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from common.errors import ConfigurationError
 from common.text_files import read_text
 from gateway.errors import NotFound
-from gateway.models import KeyScope, Rate
+from gateway.models import ROBLOX, KeyScope, Rate
 
 ROUTES = Path(__file__).with_name("routes.toml")
 
@@ -48,7 +48,7 @@ class Route(BaseModel):
     def _says_who_may_call(self) -> "Route":
         if self.anyone == bool(self.scopes):
             raise ValueError("expected either scopes or anyone = true")
-        if self.roblox_only and self.scopes != {"roblox"}:
+        if self.roblox_only and self.scopes != {ROBLOX}:
             raise ValueError('roblox_only: expected scopes = ["roblox"]')
         if self.rate_by and not self.rate:
             raise ValueError("rate_by: expected a rate too")

@@ -39,7 +39,7 @@ def keys_create(
     name: Annotated[str, typer.Argument(help="What logs and records will call the key.")],
     scope: Annotated[Scope, typer.Option(help="Who the key is for.")],
     place: Annotated[
-        list[int] | None, typer.Option(metavar="ID", help="Only for this place; repeatable.")
+        list[int] | None, typer.Option(metavar="ID", help="Only for this place (scope roblox); repeatable.")
     ] = None,
     network: Annotated[
         list[str] | None, typer.Option(metavar="CIDR", help="Only from this network; repeatable.")
