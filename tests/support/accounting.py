@@ -65,6 +65,14 @@ async def letters(park: Machine, service: str = "accounts") -> dict[str, str]:
         return {one["_id"]: one["reason"] async for one in client[service]["dead_letters"].find()}
 
 
+async def buried(park: Machine, *users: int) -> list[str]:
+    """The reasons of those dead letters of accounts that are shifts of these people."""
+    async with park.mongodb() as client:
+        shifts = [one["_id"] async for one in client["shifts"]["shifts"].find({"user": {"$in": users}})]
+        found = client["accounts"]["dead_letters"].find({"_id": {"$in": shifts}})
+        return [one["reason"] async for one in found]
+
+
 async def events(park: Machine, service: str, user: int) -> list[dict[str, Any]]:
     """A service's events about a person, and whether they were sent."""
     async with park.mongodb() as client:

@@ -120,7 +120,7 @@ class Bus:
         """Send what is buffered (acknowledgements) and disconnect."""
         if self._client is not None:
             try:
-                await self._client.flush(1)
+                await self._client.flush(FINISH_SECONDS)  # type: ignore[arg-type] # it waits for so long
             except NatsError:
                 logger.info("NATS is away; what was not acknowledged comes again")
             await self._client.close()
