@@ -69,7 +69,8 @@ class Company:
 
     While `is_down`, nothing is answered; while `may_answer` is cleared, answers wait. `lacking` are members
     that the list leaves out, `strange` users whom it tells nothing of, `lost` the cursors that are not known any
-    more, `stuck` one that is not answered, and `turning` one whose page is the next as well.
+    more, `stuck` one that is not answered, and `turning` one whose page is the next as well; `omitted` is how many of
+    each page cannot be read.
     """
 
     def __init__(self, ranks: Mapping[int, int] | None = None, *, has_list: bool = False) -> None:
@@ -85,6 +86,7 @@ class Company:
         self.strange: set[int] = set()
         self.stuck: str | None = None
         self.turning: str | None = None
+        self.omitted = 0
         self.page_size = 2
         self.asked: list[int] = []
         self.set_to: list[tuple[int, int]] = []
@@ -126,7 +128,7 @@ class Company:
         end = start + self.page_size
         if cursor == self.turning:
             return MembersPage(listed[start:end], cursor)
-        return MembersPage(listed[start:end], str(end) if end < len(listed) else "")
+        return MembersPage(listed[start:end], str(end) if end < len(listed) else "", self.omitted)
 
     async def by_id(self, user: int) -> Person | None:
         await self._answer()

@@ -119,6 +119,18 @@ async def test_the_doctor_warns_of_a_key_that_expires_soon(plugin: RobloxRanking
     assert "expires on" in warning.what
 
 
+async def test_the_doctor_says_when_a_role_is_given_by_its_rank(database: Database, standin: Roblox) -> None:
+    roles = {"Manager": 40, "Executive": 12345}
+    async with ranking(database, standin, roles=roles) as plugin:
+        wrong = [finding async for finding in plugin.examine() if not finding.is_right]
+    assert [one.what for one in wrong] == [
+        'The rank "Manager" (40) has no role: 40 in plugins.options.roblox.roles."Manager" is a rank and no role id.',
+        'The rank "Executive" (50) has no role: 12345 in plugins.options.roblox.roles."Executive" is no id of a '
+        "role of the group.",
+    ]
+    assert f'"Manager" is {standin.role("Manager").id} (rank 40)' in wrong[0].mend
+
+
 async def test_the_doctor_lists_the_roles_where_one_is_missing(
     plugin: RobloxRanking, standin: Roblox
 ) -> None:

@@ -111,7 +111,8 @@ async def test_a_later_start_knows_the_roles_without_roblox(database: Database, 
     [
         {},
         {"groupRoles": []},
-        {"groupRoles": [{"id": "1"}]},
+        {"groupRoles": None},
+        {"groupRoles": [{"rank": TRAINEE}]},
         {"groupRoles": [{"id": str(2**64), "rank": TRAINEE, "displayName": "Too large"}]},
     ],
     ids=str,
@@ -155,6 +156,40 @@ async def test_all_members_who_hold_a_rank_are_listed_page_by_page(
     assert dict(await walk(plugin)) == expected
     pages = standin.received("/memberships")
     assert [page.query["maxPageSize"] for page in pages] == ["100"] * 4
+
+
+async def test_roles_without_a_rank_or_a_name_hinder_no_other(database: Database, standin: Roblox) -> None:
+    user = standin.add_member("Manager").id
+    roles: list[dict[str, object]] = [
+        {"path": f"groups/{standin.group}/roles/{standin.guest.id}", "displayName": "Guest"},
+        {"id": str(standin.base.id), "rank": 1, "displayName": None},
+        {"id": str(standin.role("Manager").id), "rank": MANAGER, "new": {}},
+        {"id": standin.owner.id, "rank": 255, "displayName": "Owner"},
+    ]
+    standin.faults.always(Forged(200, {"groupRoles": roles}), path="/roles")
+    async with ranking(database, standin) as plugin:
+        assert await read(plugin, user) == MANAGER
+
+
+async def test_a_member_that_cannot_be_read_hinders_no_other_and_is_counted_and_told_once(
+    plugin: RobloxRanking, standin: Roblox, caplog: pytest.LogCaptureFixture
+) -> None:
+    role = f"groups/{standin.group}/roles/{standin.role('Manager').id}"
+    listed = [{"user": f"users/{user}", "roles": [role]} for user in range(1, 98)]
+    bad: list[object] = [{"roles": [role]}, {"user": "users/98", "roles": ["CANARY"]}, None]
+    for token in ({}, {"nextPageToken": None}, {"nextPageToken": ""}):
+        standin.faults.next(Forged(200, {"groupMemberships": [*bad, *listed], **token}))
+        page = await plugin.members("")
+        assert (list(page.members), page.next, page.omitted) == (
+            [(user, MANAGER) for user in range(1, 98)],
+            "",
+            3,
+        )
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == (
+        "Roblox answered with a list of which 3 cannot be read, and are left out: user: Field required"
+    )
+    assert "CANARY" not in caplog.text
 
 
 async def test_an_empty_group_has_one_empty_page(plugin: RobloxRanking) -> None:

@@ -216,6 +216,21 @@ async def test_a_surprise_is_no_answer(
         await plugin.by_id(1)
 
 
+async def test_one_who_cannot_be_read_hinders_no_other_and_is_not_taken_for_nobody(
+    plugin: RobloxIdentity, standin: Roblox
+) -> None:
+    users = [standin.add_user() for _ in range(3)]
+    known = [{"id": user.id, "name": user.name, "displayName": None} for user in users]
+    standin.faults.next(None, Forged(200, {"data": [*known[:2], {"id": users[2].id}]}))
+    first = asyncio.create_task(plugin.by_id(unique_id()))
+    await asyncio.sleep(0)
+    found = await asyncio.gather(*(plugin.by_id(user.id) for user in users), return_exceptions=True)
+    assert await first is None
+    assert found[:2] == [person(user) for user in users[:2]]
+    assert isinstance(found[2], Unavailable)
+    assert await plugin.by_id(users[2].id) == person(users[2])  # nor is that remembered
+
+
 async def test_numbers_may_come_as_text(plugin: RobloxIdentity, standin: Roblox) -> None:
     standin.faults.next(Forged(200, {"data": [{"id": "17", "name": "A", "unknown": {}}]}))
     assert await plugin.by_id(17) == Person(id=17, username="A")

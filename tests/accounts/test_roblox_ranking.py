@@ -63,7 +63,7 @@ async def test_the_highest_of_several_roles_counts(plugin: RobloxRanking, standi
         b"[]",
         b'{"groupMemberships":null}',
         b'{"groupMemberships":[{"user":"users/1","roles":[]}]}',
-        b'{"groupMemberships":[{"user":"users/USER"}]}',
+        b"null",
         b'{"groupMemberships":[{"user":"users/USER","roles":["groups/1/roles/none"]}]}',
         b'{"groupMemberships":[{"user":"users/USER","roles":[99999999999999999999]}]}',
     ],
@@ -82,6 +82,20 @@ async def test_fields_that_nobody_knows_and_numbers_as_such_are_fine(
     role = standin.role("Manager").id
     membership = {"user": 17, "roles": [role, f"groups/{standin.group}/roles/{standin.base.id}"], "new": {}}
     standin.faults.next(Forged(200, {"groupMemberships": [membership], "nextPageToken": None, "new": 1}))
+    assert await read(plugin, 17) == MANAGER
+
+
+@pytest.mark.parametrize("roles", [{}, {"roles": []}, {"roles": None}, {"roles": None, "role": ""}], ids=str)
+async def test_a_member_of_whom_no_role_is_told_has_the_lowest_rank(
+    plugin: RobloxRanking, standin: Roblox, roles: dict[str, object]
+) -> None:
+    standin.faults.next(Forged(200, {"groupMemberships": [{"user": "users/17", **roles}]}))
+    assert await read(plugin, 17) == 0
+
+
+async def test_the_highest_role_is_read_where_it_stands_alone(plugin: RobloxRanking, standin: Roblox) -> None:
+    role = f"groups/{standin.group}/roles/{standin.role('Manager').id}"
+    standin.faults.next(Forged(200, {"groupMemberships": [{"user": "users/17", "role": role}]}))
     assert await read(plugin, 17) == MANAGER
 
 

@@ -306,6 +306,18 @@ async def test_a_broken_list_demotes_nobody_and_is_not_relied_on(database: Datab
     assert await database["outbox"].count_documents({}) == 6
 
 
+async def test_a_list_of_which_a_part_cannot_be_read_is_not_relied_on(database: Database) -> None:
+    company = Company(members(3), has_list=True)
+    company.omitted = 1
+    one, believed = walker(database, company)
+    await one.look()
+    assert await ranks(database) == company.ranks
+    last = (await state(database)).last
+    assert last is not None
+    assert (last.seen, last.missed) == (3, 2)  # on two pages
+    assert believed.known(unique_id(), None) is None
+
+
 async def test_those_stored_before_ages_were_are_asked_for_too(database: Database) -> None:
     user = unique_id()
     await database["accounts"].insert_one({"id": user, "points": 3, "rankid": CAST})

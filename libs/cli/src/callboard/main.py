@@ -261,7 +261,7 @@ def sync(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     typer.echo(f"{done.seen} members seen, {done.changed} ranks changed.")
     if done.missed:
         typer.echo(
-            f"The list of members lacked {done.missed} who are members, or who could not be asked for."
+            f"The list of members lacked {done.missed} who are members, or who could not be read or asked for."
         )
 
 

@@ -12,11 +12,19 @@ from email.utils import format_datetime, parsedate_to_datetime
 from enum import IntEnum
 from functools import cache
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticOmit
 
 from common.breaker import Breaker
 from common.errors import Unavailable
@@ -40,6 +48,30 @@ _SECONDS_BETWEEN_COMPLAINTS = 60.0
 _LONGEST_REASON = 200
 
 M = TypeVar("M", bound=BaseModel)
+Item = TypeVar("Item")
+
+
+def _omit_unreadable(value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+    try:
+        return read(value)
+    except ValidationError as error:
+        if info.context is None:  # not read by `Provider.read`
+            raise
+        info.context.append(_what_is_wrong(error))
+        raise PydanticOmit from None
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    """Where and why, without the value: somebody's data may stand in it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}"
+
+
+Listed = Annotated[Item, WrapValidator(_omit_unreadable)]
+"""An item of a list in a model for `Provider.read`, where one that cannot be read is omitted, and logged.
+
+What was wrong with each is in the validation context, a list of texts.
+"""
 
 
 class Urgency(IntEnum):
@@ -156,6 +188,7 @@ class Provider:
     def __init__(self, name: str, url: str, headers: Mapping[str, str] | None = None) -> None:
         self.name = name
         self._breaker = Breaker()
+        self._complaints = Complaints()
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"User-Agent": "Callboard", **(headers or {})},
@@ -226,13 +259,20 @@ class Provider:
 
     def read(self, model: type[M], answer: Answer) -> M:
         """The answer's JSON as `model`. Raises Unavailable for what the provider's documents do not tell of."""
+        omitted: list[str] = []
         try:
-            return model.model_validate_json(answer.body)
+            found = model.model_validate_json(answer.body, context=omitted)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the body"
-            logger.warning("%s answered %d, and %s: %s", self.name, answer.status, where, first["msg"])
+            logger.warning("%s answered %d, and %s", self.name, answer.status, _what_is_wrong(error))
             raise Unavailable(self.name) from None
+        if omitted and self._complaints.are_due():
+            logger.warning(
+                "%s answered with a list of which %d cannot be read, and are left out: %s",
+                self.name,
+                len(omitted),
+                omitted[0],
+            )
+        return found
 
     async def _attempt(
         self, method: str, path: str, budget: Budget, seconds: float, how: Mapping[str, Any]

@@ -124,7 +124,7 @@ class Account(BaseModel):
 class CompletedSync(BaseModel):
     """A walk through all members that came to its end.
 
-    `missed` are those that the list lacked, though they are members, or could not be asked for.
+    `missed` are those that the list lacked, though they are members, or that could not be read or asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

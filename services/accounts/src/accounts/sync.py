@@ -131,7 +131,11 @@ class Walker:
             raise Unavailable("the next page of the list of members")
         members = dict(page.members)
         changed = await self._ranks.record(members, read_at)
-        progress = {"seen": sync.seen + len(members), "changed": sync.changed + changed}
+        progress = {
+            "seen": sync.seen + len(members),
+            "changed": sync.changed + changed,
+            "missed": sync.missed + page.omitted,
+        }
         return await self._syncs.advance(self._name, {"cursor": page.next or None, **progress})
 
     async def _ask_for_one(self, sync: Sync, began_at: datetime) -> Sync | None:
@@ -165,7 +169,7 @@ class Walker:
         logger.info("ranks are synchronised: %d members seen, %d changed", sync.seen, sync.changed)
         if sync.missed:
             logger.warning(
-                "the list of members lacked %d who are members, or who could not be asked for: "
+                "the list of members lacked %d who are members, or who could not be read or asked for: "
                 "it is not relied on",
                 sync.missed,
             )

@@ -50,10 +50,14 @@ class Ranking(_Entered, Protocol):
 
 
 class MembersPage(NamedTuple):
-    """Some members of the group with their rankids, and where the next page begins ("" after the last)."""
+    """Some members of the group with their rankids, and where the next page begins ("" after the last).
+
+    `omitted` is how many of the page could not be read: a list with such a page is not complete.
+    """
 
     members: Sequence[tuple[int, int]]
     next: str
+    omitted: int = 0
 
 
 @runtime_checkable

@@ -69,7 +69,7 @@ class RobloxOptions(BaseModel):
 class _LookUp(Generic[Key]):
     """People by one kind of key: asked for many at once, and remembered for a while; unknown ones too."""
 
-    def __init__(self, ask: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Person]]]) -> None:
+    def __init__(self, ask: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Person | Unavailable]]]) -> None:
         self._ask = ask
         self._memory = Memory[Key, Person]()
         self._asks = Coalescer[Key, Person | None](
@@ -86,13 +86,17 @@ class _LookUp(Generic[Key]):
         except Refused:  # nobody has such a name or id
             return self._memory.note(key, None)
 
-    async def _find_all(self, keys: Sequence[Key]) -> Sequence[Person | None]:
+    async def _find_all(self, keys: Sequence[Key]) -> Sequence[Person | Exception | None]:
         # Those asked for while the call before was under way may be known by now.
         known = {key: self._memory.recall(key) for key in keys}
         unknown = [key for key, one in known.items() if one is None]
         found = await self._ask(unknown) if unknown else {}
-        people = {key: one.value for key, one in known.items() if one is not None}
-        people |= {key: self._memory.note(key, found.get(key)) for key in unknown}
+        people: dict[Key, Person | Exception | None] = {
+            key: one.value for key, one in known.items() if one is not None
+        }
+        for key in unknown:
+            one = found.get(key)
+            people[key] = one if isinstance(one, Unavailable) else self._memory.note(key, one)
         return [people[key] for key in keys]
 
 
@@ -136,17 +140,19 @@ class RobloxIdentity:
         else:
             yield Finding(True, "Roblox tells who is who.")
 
-    async def _ask_names(self, names: Sequence[str]) -> Mapping[str, Person]:
+    async def _ask_names(self, names: Sequence[str]) -> Mapping[str, Person | Unavailable]:
         found: dict[str, Person] = {}
-        for user in await self._users.by_usernames(names, _wait(Urgency.PLAYER)):
+        answer = await self._users.by_usernames(names, _wait(Urgency.PLAYER))
+        for user in answer.items:
             asked = user.requested.lower()
             if asked not in found or user.name.lower() == asked:  # whoever has the name goes first
                 found[asked] = Person(id=user.id, username=user.name)
-        return found
+        return _unless_omitted(names, answer.omitted) | found
 
-    async def _ask_ids(self, users: Sequence[int]) -> Mapping[int, Person]:
-        found = await self._users.by_ids(users, _wait(Urgency.PLAYER))
-        return {user.id: Person(id=user.id, username=user.name) for user in found}
+    async def _ask_ids(self, users: Sequence[int]) -> Mapping[int, Person | Unavailable]:
+        answer = await self._users.by_ids(users, _wait(Urgency.PLAYER))
+        found = {user.id: Person(id=user.id, username=user.name) for user in answer.items}
+        return _unless_omitted(users, answer.omitted) | found
 
 
 class RobloxRanking:
@@ -207,7 +213,8 @@ class RobloxRanking:
                 raise CursorLost from None
             raise self._confused(refused) from None
         ranked = ((one.user, self._rankid(one, roles)) for one in page.items)
-        return MembersPage([(user, rank) for user, rank in ranked if rank > self._lowest], page.next or "")
+        members = [(user, rank) for user, rank in ranked if rank > self._lowest]
+        return MembersPage(members, page.next or "", page.omitted)
 
     async def set(self, user: int, rankid: int) -> None:
         """Give a member the rank's role, then take those of the other ranks; the first may join for it."""
@@ -253,7 +260,7 @@ class RobloxRanking:
         else:
             yield Finding(True, f"Group {self._group} is found.")
             found = _find_roles(self._managed, self._given, self._roles or {}, roles)
-            for finding in check_roles(self._managed, found, roles):
+            for finding in check_roles(self._managed, self._given, found, roles):
                 yield finding
 
     async def _let_in(self, user: int, wait: Callable[[], Wait]) -> Membership:
@@ -331,6 +338,11 @@ class RobloxRanking:
         if self._complaints.are_due():
             logger.error("Roblox tells nothing of the members of group %d: %s", self._group, refused)
         return Unavailable("Roblox")
+
+
+def _unless_omitted(keys: Sequence[Key], omitted: int) -> dict[Key, Person | Unavailable]:
+    """Whoever is not in a list of which some could not be read may be one of those."""
+    return {key: Unavailable("Roblox users") for key in keys} if omitted else {}
 
 
 def _wait(urgency: Urgency) -> Wait:

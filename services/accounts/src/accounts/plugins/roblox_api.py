@@ -7,12 +7,22 @@ https://users.roblox.com/docs. What Roblox sends is validated, and fields that n
 import logging
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from common.errors import Unavailable
-from common.providers import Answer, Budget, Complaints, Provider, Urgency, fit_to_show
+from common.providers import Answer, Budget, Complaints, Listed, Provider, Urgency, fit_to_show
 from common.query import MAX_ID, Id
 
 logger = logging.getLogger(__name__)
@@ -52,9 +62,13 @@ Username = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 class Role(BaseModel):
     """A role of the group."""
 
-    id: int = Field(ge=0, le=MAX_ID)
-    rank: int
-    name: str = Field(validation_alias="displayName")
+    id: Annotated[int, BeforeValidator(_last_part)] = Field(
+        ge=0, le=MAX_ID, validation_alias=AliasChoices("id", "path")
+    )
+    rank: Annotated[int, BeforeValidator(lambda value: value or 0)] = 0
+    name: Annotated[str, BeforeValidator(lambda value: value or "")] = Field(
+        "", validation_alias="displayName"
+    )
 
 
 class OfUser(BaseModel):
@@ -64,25 +78,50 @@ class OfUser(BaseModel):
 
 
 class Membership(OfUser):
-    """A member, and the ids of all roles that they hold."""
+    """A member, and the ids of all roles that they hold; `highest` is one of them."""
 
-    roles: frozenset[IdInPath]
+    highest: Annotated[IdInPath | None, BeforeValidator(lambda value: value or None)] = Field(
+        None, validation_alias="role"
+    )
+    listed: Annotated[frozenset[IdInPath], BeforeValidator(lambda value: value or ())] = Field(
+        frozenset(), validation_alias="roles"
+    )
+
+    @property
+    def roles(self) -> frozenset[int]:
+        """The ids of all roles."""
+        return self.listed if self.highest is None else self.listed | {self.highest}
 
 
+Item = TypeVar("Item")
 One = TypeVar("One", bound=OfUser)
 
 
-class UsersPage(BaseModel, Generic[One]):
+class ListOf(BaseModel, Generic[Item]):
+    """A list; `omitted` is how many of its items could not be read. If none could, the list cannot be read."""
+
+    items: Sequence[Listed[Item]]
+    omitted: int = 0
+
+    @model_validator(mode="after")
+    def _count(self, info: ValidationInfo) -> Self:
+        omitted: list[str] = info.context or []
+        self.omitted = len(omitted)
+        if omitted and not self.items:
+            raise ValueError(f"no item can be read: {omitted[0]}")
+        return self
+
+
+class UsersPage(ListOf[One]):
     """Some of a list; `next` is the token of the next page, empty after the last."""
 
-    items: Sequence[One]
     next: str | None = Field("", validation_alias="nextPageToken")
 
 
 class MembershipsPage(UsersPage[Membership]):
     """Some members."""
 
-    items: Sequence[Membership] = Field(validation_alias="groupMemberships")
+    items: Sequence[Listed[Membership]] = Field(validation_alias="groupMemberships")
 
 
 class Scope(BaseModel):
@@ -122,19 +161,19 @@ class _RolesPage(BaseModel):
 
 
 class _JoinRequests(UsersPage[OfUser]):
-    items: Sequence[OfUser] = Field(validation_alias="groupJoinRequests")
+    items: Sequence[Listed[OfUser]] = Field(validation_alias="groupJoinRequests")
 
 
 class _Nothing(BaseModel):
     pass
 
 
-class _Users(BaseModel):
-    data: Sequence[User]
+class _Users(ListOf[User]):
+    items: Sequence[Listed[User]] = Field(validation_alias="data")
 
 
-class _NamedUsers(BaseModel):
-    data: Sequence[NamedUser]
+class _NamedUsers(ListOf[NamedUser]):
+    items: Sequence[Listed[NamedUser]] = Field(validation_alias="data")
 
 
 class _CloudError(BaseModel):
@@ -313,13 +352,13 @@ class Users:
         """End its connections."""
         await self._provider.close()
 
-    async def by_usernames(self, usernames: Sequence[str], wait: Wait) -> Sequence[NamedUser]:
+    async def by_usernames(self, usernames: Sequence[str], wait: Wait) -> ListOf[NamedUser]:
         """Who answers to these names, or did before; unknown ones are absent. LARGEST_BATCH at most."""
-        return (await self._post("usernames/users", {"usernames": usernames}, _NamedUsers, wait)).data
+        return await self._post("usernames/users", {"usernames": usernames}, _NamedUsers, wait)
 
-    async def by_ids(self, users: Sequence[int], wait: Wait) -> Sequence[User]:
+    async def by_ids(self, users: Sequence[int], wait: Wait) -> ListOf[User]:
         """Those of these users who exist. LARGEST_BATCH at most."""
-        return (await self._post("users", {"userIds": users}, _Users, wait)).data
+        return await self._post("users", {"userIds": users}, _Users, wait)
 
     async def _post(self, path: str, asked: dict[str, Any], model: type[M], wait: Wait) -> M:
         answer = await self._provider.call(

@@ -35,7 +35,7 @@ async def check_key(cloud: OpenCloud, group: int) -> AsyncIterator[Finding]:
 
 
 def check_roles(
-    managed: Mapping[int, str], found: Mapping[int, int], roles: Sequence[Role]
+    managed: Mapping[int, str], given: Mapping[int, int], found: Mapping[int, int], roles: Sequence[Role]
 ) -> Iterator[Finding]:
     """Which role stands for each rank; and all that there are, should one be missing."""
     by_id = {role.id: role for role in roles}
@@ -52,7 +52,13 @@ def check_roles(
                 for role in sorted(roles, key=lambda role: role.rank)
             )
             mend = f"Give its role's id in plugins.options.roblox.roles. The group's roles: {listed}."
-            yield Finding(False, f'The rank "{name}" ({rankid}) has no role.', mend)
+            what = f'The rank "{name}" ({rankid}) has no role'
+            if rankid in given:
+                number = given[rankid]
+                is_rank = any(role.rank == number for role in roles)
+                why = "a rank and no role id" if is_rank else "no id of a role of the group"
+                what += f': {number} in plugins.options.roblox.roles."{name}" is {why}'
+            yield Finding(False, f"{what}.", mend)
 
 
 def _is_valid(key: Introspection) -> Finding:
