@@ -16,6 +16,9 @@ NOT_KEPT = "upload begun, but its text not kept"
 NOT_SUBMITTED = "text kept, but not recorded"
 NOT_SHOWN = "application recorded, but not answered"
 NOT_CONFIRMED = "approval recorded, but not answered"
+NOT_KEYED = "certification and event written, but not the key of the request"
+NOT_CERTIFIED = "certification, event and key written, but not committed"
+NOT_SAID = "certification committed, but not answered"
 NOT_TERMINATED = "dead letter written, but the event not ended"
 
 APPLICATION_POINTS = (
@@ -23,6 +26,11 @@ APPLICATION_POINTS = (
     Change("applications.plugins.store:Store.publish", "die after", name=NOT_SUBMITTED),
     Change("applications.service:transaction", "die after", name=NOT_SHOWN),
     Change("applications.service:transaction", "die after", name=NOT_CONFIRMED, skip=1),
+)
+CERTIFICATION_POINTS = (
+    Change("common.idempotency:IdempotencyRecords.add", "die before", name=NOT_KEYED),
+    Change("common.idempotency:IdempotencyRecords.add", "die after", name=NOT_CERTIFIED),
+    Change("certifications.service:transaction", "die after", name=NOT_SAID),
 )
 
 # A group commit: the first transaction is that of the first request alone, the next that of those who waited.
@@ -39,4 +47,5 @@ CRASH_POINTS = (
     Change("accounts.plugins.local:LocalRanking.set", "die after", name=NOT_TOLD),
     Change("common.peers:Peer.post", "die after", name=NOT_APPROVED),
     *APPLICATION_POINTS,
+    *CERTIFICATION_POINTS,
 )

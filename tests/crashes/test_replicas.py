@@ -7,17 +7,20 @@ import httpx
 import pytest
 
 from tests.applications.builders import four_answers
-from tests.crashes.points import APPLICATION_POINTS, NOT_CONFIRMED, NOT_SHOWN
+from tests.crashes.points import APPLICATION_POINTS, CERTIFICATION_POINTS, NOT_CONFIRMED, NOT_SAID, NOT_SHOWN
 from tests.support import unique_id
+from tests.support.accounting import events
 from tests.support.machine import PATIENT, Machine, machine
 
-_REPLICAS = ("applications-1", "applications-2")
+_SERVICES = ("applications", "certifications")
+_REPLICAS = tuple(f"{service}-{number}" for service in _SERVICES for number in (1, 2))
 
 
 @pytest.fixture(scope="module")
 async def twins() -> AsyncIterator[Machine]:
-    """Two replicas of applications behind the gateway."""
-    async with machine(replicas={"applications": 2}, changes=[*PATIENT, *APPLICATION_POINTS]) as one:
+    """Two replicas of applications and of certifications behind the gateway."""
+    changes = [*PATIENT, *APPLICATION_POINTS, *CERTIFICATION_POINTS]
+    async with machine(replicas=dict.fromkeys(_SERVICES, 2), changes=changes) as one:
         await one.start("accounts", *_REPLICAS, "gateway")
         yield one
 
@@ -26,7 +29,8 @@ async def dies_and_is_answered(
     park: Machine, point: str, scope: str, path: str, **request: object
 ) -> httpx.Response:
     """The answer to a request with which one of the replicas dies."""
-    park.arm("applications", point)
+    service = "certifications" if path.startswith("/certification/") else "applications"
+    park.arm(service, point)
     key = f"{path}-{unique_id()}"
     async with park.client(scope) as client:
         answer = await client.post(path, headers={"Idempotency-Key": key}, **request)  # type: ignore[arg-type]  # what httpx takes
@@ -69,3 +73,14 @@ async def test_when_a_replica_dies_after_it_recorded_an_approval_another_answers
     )
     assert answer.json() == {"status": "success", "message": "successfully ranked user"}
     assert await records(twins, user) == [("approved", None)]
+
+
+async def test_when_a_replica_dies_after_it_changed_a_certification_another_answers_that_it_is_done(
+    twins: Machine,
+) -> None:
+    person = await twins.person("Cast Member")
+    params = {"id": person.id, "certification": "tot", "moderator": "4000"}
+    for number, path in enumerate(("/certification/grant", "/certification/revoke"), 1):
+        answer = await dies_and_is_answered(twins, NOT_SAID, "discord", path, params=params)
+        assert answer.json()["discord"].startswith("Successfully ")
+        assert len(await events(twins, "certifications", person.id)) == number
