@@ -228,7 +228,9 @@ def forwarder(open_client: Open, base: str) -> Any:
             return
         headers = [header for header in scope["headers"] if header[0] != b"host"]
         assert send_on  # noqa: S101 - it was opened at the start
-        answer = await send_on(Outgoing(scope["method"], scope["path"], scope["query_string"], headers))
+        answer = await send_on(
+            Outgoing(scope["method"], scope["path"], scope["query_string"], headers, repeatable=True)
+        )
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 

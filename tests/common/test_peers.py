@@ -2,11 +2,14 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 
+import httpx
 import pytest
 
+import common.peers
 from callboard.servers import free_port
 from common.errors import Unavailable
 from common.peers import Peer
@@ -146,3 +149,18 @@ async def test_an_answer_that_is_none_of_the_service_is_unavailable(answer: byte
         with pytest.raises(Unavailable):
             await peer.get("/internal/member", seconds=30)
         await peer.close()
+
+
+async def test_peers_share_one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ssl.SSLContext] = []
+    make = httpx.create_ssl_context
+
+    def count(*, trust_env: bool) -> ssl.SSLContext:
+        made.append(make(trust_env=trust_env))
+        return made[-1]
+
+    monkeypatch.setattr(httpx, "create_ssl_context", count)
+    common.peers._tls_context.cache_clear()
+    for url in ("https://one.invalid", "https://other.invalid", "http://third.invalid"):
+        await Peer("it", url, "token", {}).close()
+    assert len(made) == 1

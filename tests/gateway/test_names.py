@@ -1,5 +1,7 @@
 """A service behind one name that stands for several addresses, as containers and pods have them."""
 
+import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -9,10 +11,11 @@ import pytest
 import gateway.upstreams
 from callboard.servers import free_port
 from common.breaker import FAILURES_IN_A_ROW
+from common.errors import Unavailable
 from gateway.proxy import Proxy
 from gateway.routes import Route, Routes
 from gateway.settings import GatewaySettings
-from gateway.upstreams import Upstreams
+from gateway.upstreams import Outgoing, Upstreams
 from tests.gateway.builders import Echo, served
 from tests.support import Servers, settings, wait_until
 
@@ -21,14 +24,17 @@ ONE, OTHER = "127.0.0.1", "127.0.0.2"
 
 
 class Name:
-    """What a name stands for just now; None: it cannot be looked up."""
+    """What a name stands for just now; None: it cannot be looked up. While `answers` is cleared, it is looked up."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses: tuple[str, ...] | None = addresses
         self.looks = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def look_up(self, _: str) -> list[str]:
         self.looks += 1
+        await self.answers.wait()
         if self.addresses is None:
             raise OSError
         return list(self.addresses)
@@ -112,3 +118,86 @@ async def test_while_a_name_cannot_be_looked_up_those_known_before_are_asked(
             return name.looks > looks + 1
 
         await wait_until(is_looked_up)
+
+
+async def test_a_look_up_that_takes_long_holds_up_no_request(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes = {ONE: Echo(), OTHER: Echo()}
+    name = Name(ONE)
+    async with behind(name, echoes, servers, monkeypatch) as client:
+        assert (await client.post("/it")).status_code == 200
+        name.addresses, looks = (OTHER,), name.looks
+        name.answers.clear()
+
+        async def is_being_looked_up() -> bool:
+            assert (await client.post("/it")).status_code == 200
+            return name.looks > looks
+
+        monkeypatch.setattr(gateway.upstreams, "LONGEST_LOOK_SECONDS", 600.0)
+        async with asyncio.timeout(60):
+            await wait_until(is_being_looked_up)
+            seen = len(echoes[ONE].seen)
+            for _ in range(20):
+                assert (await client.post("/it")).status_code == 200
+        assert (len(echoes[ONE].seen), name.looks) == (seen + 20, looks + 1)
+        name.answers.set()
+
+        async def is_asked() -> bool:
+            assert (await client.post("/it")).status_code == 200
+            return bool(echoes[OTHER].seen)
+
+        await wait_until(is_asked)
+
+
+async def test_a_name_that_cannot_be_looked_up_is_logged_once_until_it_can(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = Name(ONE)
+    async with behind(name, {ONE: Echo()}, servers, monkeypatch) as client:
+
+        async def looked_up(looks: int) -> None:
+            async def is_looked_up() -> bool:
+                assert (await client.post("/it")).status_code == 200
+                return name.looks >= looks
+
+            await wait_until(is_looked_up)
+
+        for turn in range(1, 3):
+            name.addresses = (ONE,)
+            await looked_up(name.looks + 2)
+            name.addresses = None
+            await looked_up(name.looks + 4)
+            told = [record.getMessage() for record in caplog.records if record.name == "gateway.upstreams"]
+            assert len(told) == turn
+        assert told[0].startswith("it cannot be looked up, 1 addresses stay in use")
+
+
+async def test_one_tls_context_is_made_for_all_replicas_and_before_the_first_request(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ssl.SSLContext] = []
+    make = ssl.create_default_context
+
+    def count() -> ssl.SSLContext:
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", count)
+    monkeypatch.setattr(gateway.upstreams, "addresses", Name(ONE, OTHER).look_up)
+    port = free_port()
+    urls = [f"https://{host}:{port}" for host in ("a", "b", "c")]
+    own = settings(GatewaySettings, servers, upstreams={"it": urls, "that": urls})
+    async with Upstreams(own, {}) as upstreams:
+        assert len(made) == 1
+        for service in ("it", "that"):
+            with pytest.raises(Unavailable):
+                await upstreams.send(service, Outgoing("GET", "/it"))
+    async with Upstreams(settings(GatewaySettings, servers), {}):
+        pass
+    assert len(made) == 1
+
+
+def test_nothing_is_sent_twice_unless_it_is_said_to_be_repeatable() -> None:
+    assert not Outgoing("POST", "/it").repeatable
+    assert not Outgoing("GET", "/it").repeatable

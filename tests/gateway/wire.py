@@ -79,7 +79,8 @@ class Server:
 
     def client(self, host: str = "127.0.0.1") -> closing[Client]:
         """A client of this server, for `with`."""
-        return closing(Client(f"{self.scheme}://{host}:{self.port}"))
+        tls = ssl.create_default_context() if self.scheme == "https" else None
+        return closing(Client(f"{self.scheme}://{host}:{self.port}", tls=tls))
 
     async def accept(self) -> Wire:
         """The next connection that comes, or came."""

@@ -113,7 +113,7 @@ class Docs:
 
     async def _describe(self, service: str) -> Json:
         try:
-            request = Outgoing("GET", "/openapi.json", seconds=_SECONDS_TO_DESCRIBE)
+            request = Outgoing("GET", "/openapi.json", seconds=_SECONDS_TO_DESCRIBE, repeatable=True)
             answer = await self._upstreams.send(service, request)
             document: Json = json.loads(answer.body) if answer.status == 200 else {}
         except (ServiceError, ValueError) as error:

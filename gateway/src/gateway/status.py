@@ -35,7 +35,7 @@ class Status:
 
     async def _answers(self, service: str) -> bool:
         try:
-            request = Outgoing("GET", "/readyz", seconds=_SECONDS_TO_ANSWER)
+            request = Outgoing("GET", "/readyz", seconds=_SECONDS_TO_ANSWER, repeatable=True)
             return (await self._upstreams.send(service, request)).status == 200
         except ServiceError:
             return False

@@ -2,9 +2,10 @@
 
 import asyncio
 import itertools
+import logging
+import ssl
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ from gateway.errors import UpstreamLost, UpstreamSlow
 from gateway.incoming import HOP_BY_HOP, Header
 from gateway.settings import GatewaySettings
 
+logger = logging.getLogger(__name__)
+
 MOST_UNDER_WAY = 1024
 """Requests to a service of the same process; the next is refused at once rather than kept waiting."""
 _LOOK_SECONDS = 0.1
@@ -29,7 +32,7 @@ _LOOK_SECONDS = 0.1
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often it is asked which addresses the name of a service stands for."""
 LONGEST_LOOK_SECONDS = 1.0
-"""Beyond this, a request goes to those that were there before."""
+"""Of requests that come before the first address is known; later ones use what was found before, and wait for none."""
 
 _NOT_ANSWERED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -44,7 +47,7 @@ class Outgoing(NamedTuple):
     headers: Sequence[Header] = ()
     body: bytes = b""
     seconds: float = 10.0
-    repeatable: bool = True
+    repeatable: bool = False
 
 
 class Answer(NamedTuple):
@@ -65,7 +68,10 @@ class Upstreams:
         self._replicas: dict[str, _Replicas] = {}
 
     async def __aenter__(self) -> "Upstreams":
-        self._replicas = {name: _Replicas(urls) for name, urls in self._settings.upstreams.items()}
+        named = self._settings.upstreams
+        uses_tls = any(url.startswith("https:") for urls in named.values() for url in urls)
+        tls = ssl.create_default_context() if uses_tls else None
+        self._replicas = {name: _Replicas(urls, tls) for name, urls in named.items()}
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -175,9 +181,9 @@ class _LocalService:
 class _Replica:
     """One address of a service. When it stops, it says so in its answers: `leaving_until` then, it comes last."""
 
-    def __init__(self, url: str, address: str) -> None:
+    def __init__(self, url: str, address: str, tls: ssl.SSLContext | None) -> None:
         self.address = address
-        self.client = Client(url, address)
+        self.client = Client(url, address, tls=tls)
         self.breaker = Breaker()
         self.leaving_until = 0.0
 
@@ -189,7 +195,9 @@ class _Replicas:
     Service.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._unresolved: set[str] = set()
         self._found: dict[str, list[_Replica]] = {url: [] for url in urls}
         self._all: list[_Replica] = []
         self._turn = itertools.count()
@@ -203,7 +211,8 @@ class _Replicas:
             self._next_look = now + SECONDS_BETWEEN_LOOKS
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look_up())
-            await asyncio.wait([self._looking], timeout=LONGEST_LOOK_SECONDS)
+            if not self._all:
+                await asyncio.wait([self._looking], timeout=LONGEST_LOOK_SECONDS)
         if len(self._all) == 1:
             return self._all * 2
         first = next(self._turn) % max(1, len(self._all))
@@ -216,9 +225,20 @@ class _Replicas:
         """Find who is there now. Who was there before is kept, and all of a name that cannot be looked up."""
         for url, known in self._found.items():
             there = {replica.address: replica for replica in known}
-            with suppress(OSError, UnicodeError):
-                present = await addresses(urlsplit(url).hostname or "")
-                self._found[url] = [there.get(address) or _Replica(url, address) for address in present]
+            host = urlsplit(url).hostname or ""
+            try:
+                present = await addresses(host)
+            except (OSError, UnicodeError) as error:
+                if url not in self._unresolved:
+                    self._unresolved.add(url)
+                    logger.warning(
+                        "%s cannot be looked up, %d addresses stay in use: %s", host, len(known), error
+                    )
+                continue
+            self._unresolved.discard(url)
+            self._found[url] = [
+                there.get(address) or _Replica(url, address, self._tls) for address in present
+            ]
         self._all = [replica for found in self._found.values() for replica in found]
 
     def close(self) -> None:
