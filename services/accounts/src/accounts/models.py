@@ -66,9 +66,9 @@ class MemberAnswer(BaseModel):
 
 
 class RankRequest(BaseModel):
-    """The wish that a user has a rank of the ladder."""
+    """The wish that a user has a rank of the ladder; a newer version's service may say more."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     user: Id
     rankid: StrictInt

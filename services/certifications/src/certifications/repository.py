@@ -39,9 +39,12 @@ class Repository:
         return Record.model_validate(found) if found else None
 
     async def put(self, session: Session, record: Record) -> None:
-        """Store the record in place of the one before it."""
-        await self._certifications.replace_one(
-            {"user": record.user, "code": record.code}, record.model_dump(), upsert=True, session=session
+        """Store the record; what a newer version keeps besides in the one before it stays."""
+        await self._certifications.update_one(
+            {"user": record.user, "code": record.code},
+            {"$set": record.model_dump()},
+            upsert=True,
+            session=session,
         )
 
     async def all_of(self, user: int) -> list[Record]:
