@@ -16,6 +16,7 @@ from applications.main import create
 from applications.models import ApproveQuery, Record
 from applications.repository import Repository
 from applications.settings import ApplicationsSettings
+from common.actors import Actor
 from common.errors import ServiceError, UserNotFound
 from common.idempotency import Attempt, read_attempt
 from common.mongo import Database, Document, connect, transaction
@@ -23,6 +24,9 @@ from common.peers import KEY_NAME_HEADER
 from tests.support import Servers, running, settings
 
 GUEST, TRAINEE, CAST, MANAGER = 0, 10, 20, 40
+FIRST, SECOND = "roblox:11", "roblox:12"
+"""Moderators."""
+
 PUBLIC_URL = "https://park.example"
 
 
@@ -32,12 +36,15 @@ class Accounts:
     `fails_with` is the status that setting a rank answers instead, with `discord`; while `may_answer` is
     cleared, it waits with its answer, the rank being set or not set already. `stored` are ranks that are
     answered to whoever does not ask for fresh ones; while `may_read` is cleared, those who do so wait; `reading` counts
-    them.
+    them. `links` are the Roblox accounts of Discord accounts, as actors name them; an accounts of an older version
+    `resolves` nobody.
     """
 
     def __init__(self) -> None:
         self.ranks: dict[int, int] = {}
         self.stored: dict[int, int] = {}
+        self.links: dict[str, str] = {}
+        self.resolves = True
         self.discord: str | None = None
         self.reading = 0
         self.may_read = asyncio.Event()
@@ -61,7 +68,7 @@ class Accounts:
             return self._answer(user, self.stored.get(user))
         self.reading += 1
         await self.may_read.wait()
-        return self._answer(user)
+        return self._answer(user, moderator=request.query_params.get("moderator"))
 
     async def _rank(self, request: Request) -> Response:
         wish = await request.json()
@@ -75,9 +82,13 @@ class Accounts:
             return JSONResponse(refusal.body(), self.fails_with)
         return self._answer(user)
 
-    def _answer(self, user: int, stored: int | None = None) -> Response:
+    def _answer(self, user: int, stored: int | None = None, moderator: str | None = None) -> Response:
         rankid = self.ranks[user] if stored is None else stored
-        return JSONResponse({"id": user, "username": f"User{user}", "rankid": rankid})
+        found = {"id": user, "username": f"User{user}", "rankid": rankid}
+        if moderator is not None and self.resolves:
+            linked = self.links.get(moderator)
+            found["actor"] = {"by": linked, "via": moderator} if linked else {"by": moderator}
+        return JSONResponse(found)
 
 
 @dataclass
@@ -99,7 +110,7 @@ class Park:
         )
 
     async def approve(
-        self, user: int, moderator: str = "ParkManager", *, key: str | None = None, caller: str = "bot"
+        self, user: int, moderator: str = FIRST, *, key: str | None = None, caller: str = "bot"
     ) -> httpx.Response:
         params: dict[str, str | int] = {"id": user, "moderator": moderator}
         return await self.client.post(
@@ -161,7 +172,7 @@ def act_headers(key: str | None, caller: str) -> dict[str, str]:
 
 
 async def begin_approval(
-    applications: Database, user: int, moderator: str = "ParkManager", *, key: str | None = None
+    applications: Database, user: int, moderator: str = FIRST, *, key: str | None = None
 ) -> Record:
     """What a process had recorded that died right after: `approving`, with a lease that holds.
 
@@ -170,7 +181,7 @@ async def begin_approval(
     repository = Repository(applications)
     attempt = approval_attempt(user, moderator, key) if key else None
     return await transaction(
-        applications, lambda session: repository.begin_approval(session, user, moderator, attempt)
+        applications, lambda session: repository.begin_approval(session, user, Actor(by=moderator), attempt)
     )
 
 

@@ -6,8 +6,20 @@ from datetime import UTC, datetime
 
 import pytest
 
+from common.actors import Actor
 from common.events import ApplicationApproved, new_id, parse_event
-from tests.applications.builders import CAST, GUEST, MANAGER, TRAINEE, Park, park
+from tests.applications.builders import (
+    CAST,
+    FIRST,
+    GUEST,
+    MANAGER,
+    SECOND,
+    TRAINEE,
+    Park,
+    begin_approval,
+    let_lease_run_out,
+    park,
+)
 from tests.support import Servers, unique_id, wait_until
 
 RANKED = '{"status":"success","message":"successfully ranked user"}'
@@ -24,18 +36,18 @@ async def test_an_approved_applicant_is_a_trainee(servers: Servers) -> None:
     async with park(servers) as here:
         here.accounts.knows(user)
         await here.upload(user)
-        answer = await here.approve(user, "ParkManager")
+        answer = await here.approve(user, FIRST)
         (record,) = await here.records(user)
         (payload,) = await here.events(user, "application_approved")
     assert (answer.status_code, answer.text) == (200, RANKED)
     assert here.accounts.ranks[user] == TRAINEE
-    assert (record["status"], record["moderator"]) == ("approved", "ParkManager")
+    assert (record["status"], record["moderator"]) == ("approved", FIRST)
     assert record["decided_at"] >= record["submitted_at"]
     event = parse_event(ApplicationApproved, payload)
     assert isinstance(event, ApplicationApproved)
     assert event.application == record["_id"]
     assert (event.user, event.username) == (user, f"User{user}")
-    assert (event.rank, event.moderator) == ("University Student", "ParkManager")
+    assert (event.rank, event.moderator) == ("University Student", FIRST)
 
 
 async def test_approval_needs_no_upload(servers: Servers) -> None:
@@ -86,11 +98,11 @@ async def test_an_unknown_user_is_not_found(servers: Servers) -> None:
 @pytest.mark.parametrize(
     ("params", "why"),
     [
-        ({"moderator": "M"}, "id is missing"),
-        ({"id": "", "moderator": "M"}, "id is missing"),
-        ({"id": "0", "moderator": "M"}, "id must be a whole number from 1 to 9223372036854775807"),
+        ({"moderator": "4"}, "id is missing"),
+        ({"id": "", "moderator": "4"}, "id is missing"),
+        ({"id": "0", "moderator": "4"}, "id must be a whole number from 1 to 9223372036854775807"),
         ({"id": "1"}, "moderator is missing"),
-        ({"id": ["1", "1"], "moderator": "M"}, "id is given more than once"),
+        ({"id": ["1", "1"], "moderator": "4"}, "id is given more than once"),
     ],
 )
 async def test_a_wrong_parameter_is_named(shared_park: Park, params: dict[str, str], why: str) -> None:
@@ -134,17 +146,17 @@ async def test_a_refused_application_is_the_one_that_is_approved_once_the_applic
         await here.upload(user)
         (before,) = await here.records(user)
         for _ in range(2):
-            assert (await here.approve(user, "First")).text == NOT_RANKED
+            assert (await here.approve(user, FIRST)).text == NOT_RANKED
         here.accounts.fails_with = None
-        assert (await here.approve(user, "Second")).text == RANKED
+        assert (await here.approve(user, SECOND)).text == RANKED
         (record,) = await here.records(user)
         (event,) = [
             parse_event(ApplicationApproved, one) for one in await here.events(user, "application_approved")
         ]
     assert isinstance(event, ApplicationApproved)
     assert (record["_id"], record["url"]) == (before["_id"], before["url"])
-    assert (record["status"], record["moderator"]) == ("approved", "Second")
-    assert (event.application, event.moderator) == (before["_id"], "Second")
+    assert (record["status"], record["moderator"]) == ("approved", SECOND)
+    assert (event.application, event.moderator) == (before["_id"], SECOND)
 
 
 async def test_a_refused_approval_without_an_application_leaves_no_record(servers: Servers) -> None:
@@ -167,18 +179,77 @@ async def test_what_an_older_version_left_failed_is_approved_unless_there_is_a_l
     async with park(servers) as here:
         here.accounts.knows(user)
         await here.upload(user)
-        failed = {"status": "failed", "moderator": "First", "decided_at": datetime.now(UTC)}
+        failed = {"status": "failed", "moderator": FIRST, "decided_at": datetime.now(UTC)}
         await here.database["applications"].update_one({"user": user}, {"$set": failed})
         # What an approval without an application left is none.
         await here.database["applications"].insert_one({"_id": new_id(), "user": user, **failed})
         if newer_is_open:
             await here.upload(user)
-        assert (await here.approve(user, "Second")).text == RANKED
+        assert (await here.approve(user, SECOND)).text == RANKED
         records = [
             (one["status"], one["moderator"]) for one in await here.records(user) if "moderator" in one
         ]
-    first = ("failed", "First") if newer_is_open else ("approved", "Second")
-    assert records == [first, ("failed", "First")] + [("approved", "Second")] * newer_is_open
+    first = ("failed", FIRST) if newer_is_open else ("approved", SECOND)
+    assert records == [first, ("failed", FIRST)] + [("approved", SECOND)] * newer_is_open
+
+
+@pytest.mark.parametrize(
+    ("given", "is_linked", "by", "via"),
+    [
+        ("400000000000000004", True, "roblox:4", "discord:400000000000000004"),
+        ("400000000000000004", False, "discord:400000000000000004", None),
+        ("roblox:4", False, "roblox:4", None),
+        ("roblox:04", False, "roblox:4", None),
+    ],
+)
+async def test_who_approved_is_named_by_the_roblox_account_where_it_is_known(
+    servers: Servers, given: str, is_linked: bool, by: str, via: str | None
+) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.links = {"discord:400000000000000004": "roblox:4"} if is_linked else {}
+        assert (await here.approve(user, given)).text == RANKED
+        (record,) = await here.records(user)
+        (payload,) = await here.events(user, "application_approved")
+    event = parse_event(ApplicationApproved, payload)
+    assert isinstance(event, ApplicationApproved)
+    assert (record["moderator"], record.get("moderator_via")) == (by, via)
+    assert (event.moderator, event.actor) == (by, Actor(by=by, via=via))
+
+
+async def test_beside_an_accounts_of_an_older_version_the_moderator_is_who_the_caller_named(
+    servers: Servers,
+) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        here.accounts.resolves = False
+        assert (await here.approve(user, "4")).text == RANKED
+        (record,) = await here.records(user)
+    assert record["moderator"] == "discord:4"
+
+
+async def test_an_approval_that_an_older_version_began_for_a_name_keeps_the_name(servers: Servers) -> None:
+    user = unique_id()
+    async with park(servers) as here:
+        here.accounts.knows(user)
+        await begin_approval(here.database, user, "ParkManager")
+        await let_lease_run_out(here.database, user)
+        assert (await here.approve(user)).text == RANKED
+        (payload,) = await here.events(user, "application_approved")
+    event = parse_event(ApplicationApproved, payload)
+    assert isinstance(event, ApplicationApproved)
+    assert (event.moderator, event.actor) == ("ParkManager", None)
+
+
+@pytest.mark.parametrize("moderator", ["ParkManager", "discord:4", "roblox:", "roblox:0", "0", "-1", "4 "])
+async def test_a_moderator_that_is_no_id_is_refused(shared_park: Park, moderator: str) -> None:
+    answer = await shared_park.approve(unique_id(), moderator)
+    assert answer.status_code == 400
+    assert answer.text == (
+        '{"status":"error","message":"invalid query: moderator must be a Discord id, or roblox: and a Roblox id"}'
+    )
 
 
 async def test_a_record_with_fields_of_a_newer_version_is_approved(servers: Servers) -> None:
@@ -246,14 +317,14 @@ async def test_while_ranks_cannot_be_set_the_approval_waits_for_the_next_call(
         here.accounts.knows(user)
         await here.upload(user)
         here.accounts.fails_with = status
-        answer = await here.approve(user, "First")
+        answer = await here.approve(user, FIRST)
         (record,) = await here.records(user)
         assert (answer.status_code, answer.text) == (502, NOT_RANKED)
         assert record["status"] == "approving"
         here.accounts.fails_with = None
-        assert (await here.approve(user, "Second")).text == RANKED
+        assert (await here.approve(user, SECOND)).text == RANKED
         (record,) = await here.records(user)
-        assert (record["status"], record["moderator"]) == ("approved", "First")
+        assert (record["status"], record["moderator"]) == ("approved", FIRST)
         assert len(await here.events(user, "application_approved")) == 1
 
 
@@ -270,7 +341,7 @@ async def test_two_approvals_at_once_rank_once(servers: Servers) -> None:
     async with park(servers) as here:
         here.accounts.knows(user)
         await here.upload(user)
-        answers = await asyncio.gather(*(here.approve(user, f"Moderator{n}") for n in range(8)))
+        answers = await asyncio.gather(*(here.approve(user, f"roblox:{n + 1}") for n in range(8)))
         assert sorted(answer.text for answer in answers) == sorted([RANKED] + [ALREADY] * 7)
         (record,) = await here.records(user)
         (payload,) = await here.events(user, "application_approved")

@@ -7,7 +7,9 @@ import pytest
 
 from tests.applications.builders import (
     CAST,
+    FIRST,
     GUEST,
+    SECOND,
     TRAINEE,
     Accounts,
     Park,
@@ -30,7 +32,7 @@ async def test_what_a_crash_left_is_finished_once_after_a_restart(servers: Serve
     user, accounts = unique_id(), Accounts()
     accounts.knows(user, rankid)
     async with database(servers) as applications:
-        await begin_approval(applications, user, "Crashed")
+        await begin_approval(applications, user, FIRST)
         await let_lease_run_out(applications, user)
     async with park(servers, accounts) as here, park(servers, accounts) as there:
         await wait_until(lambda: is_approved(here, user))
@@ -38,7 +40,7 @@ async def test_what_a_crash_left_is_finished_once_after_a_restart(servers: Serve
         assert (await here.approve(user)).text == ALREADY
         assert (await there.approve(user)).text == ALREADY
         (record,) = await here.records(user)
-    assert record["moderator"] == "Crashed"
+    assert record["moderator"] == FIRST
     assert accounts.ranks[user] == TRAINEE
     assert accounts.ranked == [user]
 
@@ -49,11 +51,11 @@ async def test_what_a_crash_left_is_finished_once_by_the_next_call(servers: Serv
     async with park(servers) as here:
         here.accounts.knows(user, rankid)
         await here.upload(user)
-        await begin_approval(here.database, user, "Crashed")
+        await begin_approval(here.database, user, FIRST)
         await let_lease_run_out(here.database, user)
-        assert (await here.approve(user, "Next")).text == RANKED
+        assert (await here.approve(user, SECOND)).text == RANKED
         (record,) = await here.records(user)
-        assert (record["status"], record["moderator"]) == ("approved", "Crashed")
+        assert (record["status"], record["moderator"]) == ("approved", FIRST)
         assert (await here.approve(user)).text == ALREADY
         assert len(await here.events(user, "application_approved")) == 1
 
@@ -140,7 +142,7 @@ async def test_what_a_crash_left_stays_finishable_while_the_rank_cannot_be_read(
     user = unique_id()
     async with park(servers) as here:
         here.accounts.knows(user)
-        await begin_approval(here.database, user, "Crashed")
+        await begin_approval(here.database, user, FIRST)
         await let_lease_run_out(here.database, user)
         here.accounts.may_read.clear()
         assert (await here.approve(user)).text == NOT_RANKED
@@ -150,7 +152,7 @@ async def test_what_a_crash_left_stays_finishable_while_the_rank_cannot_be_read(
         here.accounts.may_read.set()
         assert (await here.approve(user)).text == RANKED
         (record,) = await here.records(user)
-        assert (record["status"], record["moderator"]) == ("approved", "Crashed")
+        assert (record["status"], record["moderator"]) == ("approved", FIRST)
 
 
 async def test_an_attempt_that_lost_its_lease_decides_nothing_any_more(servers: Servers) -> None:

@@ -9,7 +9,9 @@ import pytest
 from common.idempotency import REMEMBERED
 from tests.applications.builders import (
     CAST,
+    FIRST,
     GUEST,
+    SECOND,
     TRAINEE,
     Park,
     begin_approval,
@@ -69,10 +71,10 @@ async def test_the_key_of_another_approval_is_refused(shared_park: Park) -> None
     user, other, key = unique_id(), unique_id(), new_key()
     shared_park.accounts.knows(user)
     shared_park.accounts.knows(other)
-    await shared_park.approve(user, "First", key=key)
+    await shared_park.approve(user, FIRST, key=key)
     for answer in (
-        await shared_park.approve(user, "Second", key=key),
-        await shared_park.approve(other, "First", key=key),
+        await shared_park.approve(user, SECOND, key=key),
+        await shared_park.approve(other, FIRST, key=key),
     ):
         assert (answer.status_code, answer.text) == (422, IN_USE)
     await approved_once(shared_park, user)
@@ -140,7 +142,7 @@ async def test_a_refused_approval_leaves_its_key_free(servers: Servers) -> None:
         here.accounts.fails_with = 409
         assert (await here.approve(user, key=key)).text == NOT_RANKED
         assert await attempts(here, key) == 0
-        assert (await here.approve(user, "Another", key=key)).text == NOT_RANKED  # of a free key
+        assert (await here.approve(user, SECOND, key=key)).text == NOT_RANKED  # of a free key
         here.accounts.fails_with = None
         assert is_done(await here.approve(user, key=key), replayed=False)
         await approved_once(here, user)
@@ -177,13 +179,13 @@ async def test_another_key_that_finishes_what_a_crash_left_is_answered_alike_whe
     user, crashed, key = unique_id(), new_key(), new_key()
     async with park(servers) as here:
         here.accounts.knows(user)
-        await begin_approval(here.database, user, "Crashed", key=crashed)
+        await begin_approval(here.database, user, FIRST, key=crashed)
         await let_lease_run_out(here.database, user)
-        assert is_done(await here.approve(user, "Next", key=key), replayed=False)
-        assert is_done(await here.approve(user, "Next", key=key), replayed=True)
-        assert is_done(await here.approve(user, "Crashed", key=crashed), replayed=True)
+        assert is_done(await here.approve(user, SECOND, key=key), replayed=False)
+        assert is_done(await here.approve(user, SECOND, key=key), replayed=True)
+        assert is_done(await here.approve(user, FIRST, key=crashed), replayed=True)
         (record,) = await here.records(user)
-        assert record["moderator"] == "Crashed"
+        assert record["moderator"] == FIRST
         await approved_once(here, user)
 
 
@@ -197,7 +199,7 @@ async def test_while_ranks_cannot_be_set_the_same_key_finishes_its_approval_late
         here.accounts.fails_with = status
         for _ in range(2):
             assert (await here.approve(user, key=key)).text == NOT_RANKED
-        assert (await here.approve(user, "Another", key=key)).text == IN_USE
+        assert (await here.approve(user, SECOND, key=key)).text == IN_USE
         here.accounts.fails_with = None
         assert is_done(await here.approve(user, key=key), replayed=True)
         await approved_once(here, user)

@@ -285,3 +285,39 @@ async def test_an_approved_person_earns_points_as_before(park: Park) -> None:
     account = await park.account(person.id)
     assert (await park.approve(person.id)).text == APPROVED
     await park.shows(person.profile(account=account, points=1, rank=TRAINEE), id=person.id)
+
+
+async def test_the_moderator_of_an_approval_is_a_discord_id_or_a_roblox_id(park: Park) -> None:
+    for moderator in ("400000000000000004", "roblox:4"):
+        assert (await park.approve(park.person(GUEST).id, moderator=moderator)).text == APPROVED
+    for moderator in ("ParkManager", "discord:4", "roblox:", "0"):
+        refused = await park.approve(park.person(GUEST).id, moderator=moderator)
+        is_refused(refused, 400, "invalid query: moderator")
+
+
+# ---------------------------------------------------------------------------------------------- repeats
+
+
+async def test_an_upload_and_an_approval_sent_again_with_their_idempotency_keys_are_done_once(
+    park: Park,
+) -> None:
+    person, other = park.person(GUEST), park.person(GUEST)
+    own = answers()
+    params = {"id": person.id, "moderator": "400000000000000004"}
+    acts: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+        ("roblox", "/application/upload", {"id": person.id}, {"json": own}),
+        ("discord", "/application/approve", params, {}),
+    ]
+    for scope, path, query, body in acts:
+        headers = {"Idempotency-Key": f"act-{person.id}"}
+        key = park.keys[scope]
+        first, again = [
+            await park.call("POST", path, query, key=key, headers=headers, **body) for _ in range(2)
+        ]
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert again.text == first.text
+        assert "Idempotent-Replayed" not in first.headers
+        assert again.headers["Idempotent-Replayed"] == "true"
+        changed = await park.call("POST", path, query | {"id": other.id}, key=key, headers=headers, **body)
+        is_refused(changed, 422, "this Idempotency-Key was used for another request")
+    assert (await park.profile(id=other.id)).json()["rank"] == GUEST.name

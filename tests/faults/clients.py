@@ -277,7 +277,7 @@ class Recruiter(Client):
         guest = self._waiting.pop()
         answers = {question: f"{question} of {guest.username}" for question in QUESTIONS}
         await self.send(Operation(next(self.ids), "upload", {"id": guest.id}, body=answers))
-        approval = Operation(next(self.ids), "approve", {"id": guest.id, "moderator": self.name})
+        approval = Operation(next(self.ids), "approve", {"id": guest.id, "moderator": "400000000000000004"})
         if (await self.send(approval)).outcome == "unknown":
             self.undecided.append(approval)
         await self.pause(self.rng.uniform(0, 2 * self._pause))

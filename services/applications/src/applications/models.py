@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from common.query import Id, Query, Text
+from common.actors import Actor, Moderator
+from common.query import Id, Query
 
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -49,10 +50,10 @@ class UploadAnswer(BaseModel):
 
 
 class ApproveQuery(Query):
-    """The parameters of an approval; `moderator` is who decided, as a name or an id."""
+    """The parameters of an approval: whose, and who decided."""
 
     id: Id
-    moderator: Text
+    moderator: Moderator
 
 
 class ApproveAnswer(BaseModel):
@@ -63,13 +64,14 @@ class ApproveAnswer(BaseModel):
 
 
 class Member(BaseModel):
-    """A member, as accounts answers."""
+    """A member, as accounts answers; `actor` is the moderator, resolved."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: int
     username: str
     rankid: int
+    actor: Actor | None = None
 
 
 class Refusal(BaseModel):
@@ -94,7 +96,7 @@ class Attempted(BaseModel):
 class Record(BaseModel):
     """The document of one application or approval; it stays when the text has expired.
 
-    `copy_url` is where this Callboard shows the text as well, when `url` is elsewhere.
+    Who approves is named as an `Actor` is, in two fields; old records hold any name. `copy_url` is where this Callboard shows the text as well, when `url` is elsewhere.
 
     One that began with an approval was never submitted, and has neither `submitted_at` nor `url`. While it is
     `approving`, whoever holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone
@@ -111,8 +113,16 @@ class Record(BaseModel):
     url: str | None = None
     copy_url: str | None = None
     moderator: str | None = None
+    moderator_via: str | None = None
     claimed_by: str | None = None
     claimed_until: datetime | None = None
     decided_at: datetime | None = None
     refusal: Refusal | None = None
     attempts: tuple[Attempted, ...] = ()
+
+    @property
+    def actor(self) -> Actor | None:
+        """Who approves; None where an old record holds a name."""
+        if self.moderator is None or not self.moderator.startswith(("roblox:", "discord:")):
+            return None
+        return Actor(by=self.moderator, via=self.moderator_via)

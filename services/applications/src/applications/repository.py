@@ -9,6 +9,7 @@ from pymongo.errors import DuplicateKeyError
 
 from applications.errors import ApplicationNotFound
 from applications.models import Record, Refusal
+from common.actors import Actor
 from common.errors import KeyReused
 from common.events import new_id
 from common.idempotency import IDEMPOTENCY, REMEMBERED, Attempt
@@ -60,6 +61,9 @@ LEASE = timedelta(seconds=7)
 
 _BEGINNING = 16
 """Of the 43 characters of a token: no two begin alike, and the others are more than anybody can guess."""
+
+
+_OF_AN_APPROVAL = ("moderator", "moderator_via", "claimed_by", "claimed_until", "attempts")
 
 
 class TakenMeanwhile(Exception):
@@ -127,7 +131,7 @@ class Repository:
         return record
 
     async def begin_approval(
-        self, session: Session, user: int, moderator: str, attempt: Attempt | None = None
+        self, session: Session, user: int, actor: Actor, attempt: Attempt | None = None
     ) -> Record:
         """Make the user's latest open application, or a new record, `approving`, claimed by the caller.
 
@@ -140,7 +144,8 @@ class Repository:
             {
                 "$set": {
                     "status": "approving",
-                    "moderator": moderator,
+                    "moderator": actor.by,
+                    "moderator_via": actor.via,
                     "attempts": _attempts(attempt),
                     **_claim(),
                 },
@@ -190,7 +195,7 @@ class Repository:
             _claimed(record),
             {
                 "$set": {"status": "submitted", "refusal": refusal.model_dump()},
-                "$unset": {"moderator": "", "claimed_by": "", "claimed_until": "", "attempts": ""},
+                "$unset": dict.fromkeys(_OF_AN_APPROVAL, ""),
             },
         )
 

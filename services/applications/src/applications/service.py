@@ -10,6 +10,7 @@ from applications.errors import AlreadyRanked, ApplicationNotFound, NotRanked
 from applications.models import Answers, Member, Record
 from applications.plugins import Documents, Published
 from applications.repository import Repository, TakenMeanwhile
+from common.actors import Actor
 from common.errors import InvalidQuery, ServiceError, Unavailable
 from common.events import ApplicationApproved, ApplicationSubmitted, new_id
 from common.group import Group
@@ -136,28 +137,29 @@ class Applications:
             record = await self._repository.take_over(user, attempt)
         else:
             try:
-                member = await self._member(user)
+                member = await self._member(user, moderator)
             except Unavailable as error:
                 raise NotRanked from error
             if self._group.is_trainee_or_cast(member.rankid):
                 if attempt and await self._repository.attempted(attempt):  # which made them one just now
                     return False
                 raise AlreadyRanked
-            record = await self._begin(user, moderator, attempt, before)
+            # Without an actor answers an accounts of an older version, as during a rollout.
+            record = await self._begin(user, member.actor or Actor(by=moderator), attempt, before)
         if record is None:
             return False
         await self._finish(record, member)
         return True
 
     async def _begin(
-        self, user: int, moderator: str, attempt: Attempt | None, before: list[Record]
+        self, user: int, actor: Actor, attempt: Attempt | None, before: list[Record]
     ) -> Record | None:
         """Record `approving`; None when the user has other approvals than `before`."""
 
         async def work(session: Session) -> Record | None:
             if await self._repository.approvals_of(user, session) != before:
                 return None
-            return await self._repository.begin_approval(session, user, moderator, attempt)
+            return await self._repository.begin_approval(session, user, actor, attempt)
 
         return await transaction(self._database, work)
 
@@ -187,6 +189,7 @@ class Applications:
             username=member.username,
             rank=rank.name,
             moderator=record.moderator,
+            actor=record.actor,
         )
 
         async def work(session: Session) -> None:
@@ -196,9 +199,13 @@ class Applications:
         await transaction(self._database, work)
         self._outbox.wake()
 
-    async def _member(self, user: int) -> Member:
-        """The user, with the rank as it is now: one read a while ago could make a demotion of an approval."""
-        found = await self._accounts.get("/internal/member", seconds=_MEMBER_SECONDS, id=user, fresh="true")
+    async def _member(self, user: int, moderator: str | None = None) -> Member:
+        """The user, with the rank as it is now, and who the moderator is.
+
+        A rank that was read a while ago could make a demotion of an approval.
+        """
+        asked = {"id": user, "fresh": "true"} | ({"moderator": moderator} if moderator else {})
+        found = await self._accounts.get("/internal/member", seconds=_MEMBER_SECONDS, **asked)
         return Member.model_validate(found)
 
     def _page(self, user: int, answers: Answers, submitted_at: datetime) -> str:
