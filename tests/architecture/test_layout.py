@@ -24,6 +24,7 @@ WHERE_NEEDED = {
     "api.py",
     "settings.py",
     "internal.py",
+    "rules.py",
     "handlers.py",
     "plugins.py",
     "plugins",
