@@ -206,6 +206,22 @@ async def test_a_stream_that_does_not_fit_is_told_with_the_setting_to_change(
 
 
 @pytest.mark.usefixtures("environment")
+async def test_an_event_that_nats_refuses_is_named_with_the_reason(servers: Servers) -> None:
+    own = settings(Settings, servers)
+    await migrate_all(own)
+    event = {"_id": str(unique_id()), "subject": "x.y", "payload": b"a secret", "sent": False}
+    async with open_database(own, "applications") as database:
+        await database["outbox"].insert_one({**event, "refused": "x.y: nats: maximum payload exceeded"})
+        lines = await told()
+        await database["outbox"].delete_one({"_id": event["_id"]})
+    assert (
+        f"NATS refuses the event {event['_id']} of applications, which waits: x.y: nats: maximum payload exceeded."
+        in only(lines, "wrong")
+    )
+    assert "a secret" not in str(lines)
+
+
+@pytest.mark.usefixtures("environment")
 async def test_an_index_that_is_missing_is_named(servers: Servers) -> None:
     own = settings(Settings, servers)
     await migrate_all(own)
