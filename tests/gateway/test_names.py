@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -148,6 +149,24 @@ async def test_a_look_up_that_takes_long_holds_up_no_request(
             return bool(echoes[OTHER].seen)
 
         await wait_until(is_asked)
+
+
+async def test_addresses_that_nobody_looked_up_for_long_are_looked_up_before_they_are_used(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echoes = {ONE: Echo(), OTHER: Echo()}
+    name = Name(ONE)
+    async with behind(name, echoes, servers, monkeypatch) as client:
+        assert (await client.post("/it")).status_code == 200
+        started = time.monotonic()
+        monkeypatch.setattr(gateway.upstreams, "OLD_SECONDS", -600.0)
+        monkeypatch.setattr(gateway.upstreams, "SECONDS_BETWEEN_LOOKS", 0.0)
+        name.addresses, looks = (OTHER,), name.looks
+        await wait_until(lambda: time.monotonic() > started + 0.05)
+        for _ in range(3):
+            assert (await client.post("/it")).status_code == 200
+        assert name.looks == looks + 3
+    assert [len(echo.seen) for echo in echoes.values()] == [1, 3]
 
 
 async def test_a_name_that_cannot_be_looked_up_is_logged_once_until_it_can(

@@ -32,7 +32,9 @@ _LOOK_SECONDS = 0.1
 SECONDS_BETWEEN_LOOKS = 1.0
 """How often it is asked which addresses the name of a service stands for."""
 LONGEST_LOOK_SECONDS = 1.0
-"""Of requests that come before the first address is known; later ones use what was found before, and wait for none."""
+"""How long requests wait for the first addresses, and after a time without requests. Others use those known before."""
+OLD_SECONDS = 10.0
+"""Addresses that nobody looked up for this long may all be gone."""
 
 _NOT_ANSWERED = HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -202,17 +204,20 @@ class _Replicas:
         self._all: list[_Replica] = []
         self._turn = itertools.count()
         self._next_look = 0.0
+        self._wait_until = 0.0
         self._looking: asyncio.Task[None] | None = None
 
     async def in_turn(self) -> Sequence[_Replica]:
         """Every replica once; the only one twice, as a service that restarts closes its connections."""
         now = time.monotonic()
         if now >= self._next_look or not self._all:
+            if not self._all or now - self._next_look > OLD_SECONDS:
+                self._wait_until = now + LONGEST_LOOK_SECONDS
             self._next_look = now + SECONDS_BETWEEN_LOOKS
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look_up())
-            if not self._all:
-                await asyncio.wait([self._looking], timeout=LONGEST_LOOK_SECONDS)
+        if self._looking and now < self._wait_until and not self._looking.done():
+            await asyncio.wait([self._looking], timeout=self._wait_until - now)
         if len(self._all) == 1:
             return self._all * 2
         first = next(self._turn) % max(1, len(self._all))
@@ -240,6 +245,7 @@ class _Replicas:
                 there.get(address) or _Replica(url, address, self._tls) for address in present
             ]
         self._all = [replica for found in self._found.values() for replica in found]
+        self._wait_until = 0.0
 
     def close(self) -> None:
         """Close the connections to all of them. Those to others ended when they had been idle for long enough."""
