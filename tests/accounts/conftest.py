@@ -9,8 +9,9 @@ import pytest
 
 from accounts.main import create
 from accounts.models import LocalPerson
+from accounts.people import import_people
 from accounts.plugins.roblox import RobloxRanking
-from accounts.service import AccountsService, import_people
+from accounts.service import AccountsService
 from callboard.databases import migrate_database
 from common.group import Group, load_group
 from common.mongo import Database, connect

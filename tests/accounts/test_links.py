@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from accounts.models import LocalPerson, MemberQuery, ProfileQuery
+from accounts.people import import_people
 from accounts.plugins.links import LinkIdentity
 from accounts.plugins.local import LocalRanking
 from accounts.plugins.memory import Memory
 from accounts.ranks import Ranks
 from accounts.repository import COLLECTIONS
-from accounts.service import AccountsService, import_people
+from accounts.service import AccountsService
 from common.actors import Actor
 from common.errors import ConfigurationError, Unavailable, UserNotFound
 from common.group import Group, load_group

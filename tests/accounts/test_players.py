@@ -1,20 +1,17 @@
 """/connect, /profile and the internal routes: who a player is and may do."""
 
 import asyncio
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import pytest
-from pymongo.errors import BulkWriteError
 
 from accounts.models import LocalPerson
-from accounts.plugins import Identity
-from accounts.service import import_people
+from accounts.people import ImportRefused, begin, import_people
+from accounts.repository import People
 from common.errors import ConfigurationError
 from common.events import CertificationGranted, CertificationRevoked
 from common.group import load_group
 from common.mongo import connect
-from common.plugins import load
 from tests.accounts.builders import granted, revoked, shift_logged
 from tests.accounts.conftest import Park
 from tests.support import ROOT, unique_id, wait_until
@@ -33,10 +30,17 @@ async def test_a_profile_is_answered_to_the_character(park: Park) -> None:
     )
 
 
-async def test_a_player_without_an_account_has_no_points_and_no_account_id(park: Park) -> None:
-    person = await park.person("Cast Member")
+async def test_a_guest_without_an_account_has_no_points_and_no_account_id(park: Park) -> None:
+    person = await park.person("Guest")
     profile = await park.profile(id=person.id)
     assert "_id" not in profile
+    assert (profile["points"], profile["rank"], profile["rankid"], profile["cast"]) == (0, "Guest", 0, False)
+
+
+async def test_whoever_stands_above_the_lowest_rank_has_an_account_without_having_worked(park: Park) -> None:
+    person = await park.person("Cast Member")
+    profile = await park.profile(id=person.id)
+    assert len(profile["_id"]) == 24
     assert (profile["points"], profile["rank"], profile["rankid"], profile["cast"]) == (
         0,
         "Cast Member",
@@ -149,7 +153,7 @@ async def test_an_import_changes_no_rank_and_no_name_that_others_tell(park: Park
 async def test_an_import_with_a_fault_changes_nobody(park: Park) -> None:
     known, other = await park.person(), unique_id()
     twin = LocalPerson(id=unique_id(), username=known.username.upper())
-    with pytest.raises(BulkWriteError):
+    with pytest.raises(ImportRefused, match=f"username: the person with the id {known.id} has it"):
         await import_people(park.database, park.group, [LocalPerson(id=other, username="Innocent"), twin])
     with pytest.raises(ConfigurationError, match="There is no rank"):
         await import_people(park.database, park.group, [LocalPerson(id=other, username="I", rank="King")])
@@ -233,14 +237,13 @@ async def test_a_start_waits_for_a_mongodb_that_is_slow_to_take_the_configured_p
     group = group.model_copy(update={"plugins": group.plugins.model_copy(update={"options": options})})
     async with machine() as here:
         client, database = connect(here.settings(), "accounts")
-        async with client, AsyncExitStack() as stack:
+        async with client:
             here.freeze("mongod")
-            plugin: Identity = load("callboard.identity", "local", group, database)
-            starting = asyncio.create_task(stack.enter_async_context(plugin))
+            starting = asyncio.create_task(begin(database, group))
             await wait_until(lambda: "the start waits for MongoDB" in caplog.text)
             here.thaw("mongod")
             await starting
-            person = await plugin.by_id(1)
+            (person,) = await People(database).by_ids([1])
     assert person is not None and person.username == "First"
 
 

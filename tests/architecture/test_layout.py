@@ -26,6 +26,7 @@ WHERE_NEEDED = {
     "internal.py",
     "rules.py",
     "handlers.py",
+    "people.py",
     "plugins.py",
     "plugins",
     "ranks.py",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from accounts.people import Imported
 from callboard.access import open_database
 from callboard.databases import migrate_database
 from callboard.errors import CommandError
@@ -41,6 +42,6 @@ async def test_people_are_imported_for_one_local_plugin_of_several(servers: Serv
     user = unique_id()
     own = on_roblox(tmp_path, servers, identity='["roblox", "local"]', ranking='"roblox"')
     await migrate_database(own, "accounts")
-    assert await import_file(own, file_of(tmp_path, user)) == 1
+    assert await import_file(own, file_of(tmp_path, user)) == Imported(added=1, changed=0, unchanged=0)
     async with open_database(own, "accounts") as database:
         assert await database["people"].find_one({"_id": user}) is not None

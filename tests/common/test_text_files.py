@@ -84,6 +84,14 @@ def test_a_file_in_another_encoding_is_one_sentence_with_its_name(
             read()
 
 
+def test_the_other_encoding_is_also_seen_where_every_letter_is_latin_and_nothing_names_it(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path / "callboard.toml", SHIPPED.encode("ascii", "replace").decode(), "utf-16-le")
+    with pytest.raises(ConfigurationError, match="must be UTF-8 text, found UTF-16"):
+        load_group(file)
+
+
 def test_a_secret_that_is_a_broken_file_says_so_and_not_what_is_in_it(secrets: Path) -> None:
     write(secrets / "callboard_internal_token", "geheim\xe4" * 10, "latin-1")
     with pytest.raises(ConfigurationError) as raised:

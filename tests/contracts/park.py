@@ -68,7 +68,7 @@ class Park:
     # ------------------------------------------------------------------------------------ people and keys
 
     def person(self, rank: Rank = GUEST) -> Person:
-        """Somebody of this rank, with no account yet."""
+        """Somebody of this rank who never worked."""
         return self._people[rank].pop()
 
     async def admit(self, people: Sequence[Person]) -> None:

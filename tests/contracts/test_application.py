@@ -246,7 +246,8 @@ async def test_a_trainee_or_cast_member_is_not_approved(park: Park, rank: Rank) 
     person = park.person(rank)
     response = await park.approve(person.id)
     assert (response.status_code, response.text) == (400, ALREADY_RANKED)
-    assert (await park.profile(id=person.id)).text == person.profile()
+    account = await park.account(person.id)
+    assert (await park.profile(id=person.id)).text == person.profile(account=account)
 
 
 async def test_an_approval_is_not_repeated(park: Park) -> None:

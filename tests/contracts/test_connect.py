@@ -43,9 +43,8 @@ async def test_a_player_nobody_knows_is_answered_from_the_ranks_alone(park: Park
     assert (await park.profile(id=nobody)).status_code == 404
 
 
-async def test_a_player_without_an_account_has_their_rank(park: Park) -> None:
+async def test_a_player_who_never_worked_has_their_rank(park: Park) -> None:
     manager = park.person(MANAGER)
-    assert await park.account(manager.id) is None
     assert (await park.connect(manager.id)).text == body(clearance=3)
 
 
@@ -85,4 +84,5 @@ async def test_what_a_training_server_gives_is_not_held(park: Park) -> None:
     trainee = park.person(TRAINEE)
     await park.connect(trainee.id, training=True)
     assert (await park.connect(trainee.id)).text == body()
-    assert (await park.profile(id=trainee.id)).text == trainee.profile()
+    account = await park.account(trainee.id)
+    assert (await park.profile(id=trainee.id)).text == trainee.profile(account=account)

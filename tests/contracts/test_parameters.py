@@ -94,9 +94,10 @@ async def test_an_id_is_a_whole_positive_64_bit_decimal(
 
 
 async def test_the_largest_id_survives_every_hop(park: Park) -> None:
-    assert (await park.profile(id=MAX_ID)).text == LARGEST.profile()
-    assert (await park.profile(discord=MAX_ID)).text == LARGEST.profile()
-    assert (await park.profile(username=LARGEST.username)).text == LARGEST.profile()
+    expected = LARGEST.profile(account=await park.account(MAX_ID))
+    assert (await park.profile(id=MAX_ID)).text == expected
+    assert (await park.profile(discord=MAX_ID)).text == expected
+    assert (await park.profile(username=LARGEST.username)).text == expected
     assert (
         await park.connect(MAX_ID, place=MAX_ID)
     ).text == '{"certifications":"","auth":true,"clearance":0}'

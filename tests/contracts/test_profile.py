@@ -7,15 +7,20 @@ from tests.contracts.people import CAST, GUEST, RANKS, TRAINEE, Person, Rank
 from tests.support import unique_id
 
 
-@pytest.mark.parametrize("rank", RANKS, ids=lambda rank: rank.name)
-async def test_a_user_without_an_account_has_a_rank_no_points_and_no_account_id(
-    park: Park, rank: Rank
-) -> None:
-    person = park.person(rank)
+async def test_a_guest_without_an_account_has_a_rank_no_points_and_no_account_id(park: Park) -> None:
+    person = park.person(GUEST)
     response = await park.profile(id=person.id)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     assert response.text == person.profile()
+
+
+@pytest.mark.parametrize("rank", RANKS[1:], ids=lambda rank: rank.name)
+async def test_everybody_above_the_lowest_rank_has_an_account(park: Park, rank: Rank) -> None:
+    person = park.person(rank)
+    account = await park.account(person.id)
+    assert account is not None
+    assert (await park.profile(id=person.id)).text == person.profile(account=account)
 
 
 async def test_a_user_with_an_account_shows_its_id(park: Park) -> None:
@@ -41,7 +46,7 @@ async def test_the_account_id_stays_the_same(park: Park) -> None:
 
 
 async def test_a_user_is_found_by_id_username_or_discord(park: Park) -> None:
-    person = park.person(CAST)
+    person = park.person()
     for params in ({"id": person.id}, {"username": person.username}, {"discord": person.discord}):
         assert (await park.profile(**params)).text == person.profile()
 
@@ -108,7 +113,9 @@ async def test_an_import_is_visible_at_once(park: Park) -> None:
     assert (await park.profile(id=person.id)).text == person.profile()
     promoted = Person(person.id, person.username, person.discord, CAST)
     await park.admit([promoted])
-    assert (await park.profile(id=person.id)).text == promoted.profile()
+    account = await park.account(person.id)
+    assert account is not None
+    assert (await park.profile(id=person.id)).text == promoted.profile(account=account)
     assert (await park.connect(person.id)).json()["clearance"] == 1
 
 

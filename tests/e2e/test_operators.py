@@ -15,7 +15,7 @@ from pymongo.monitoring import CommandStartedEvent
 
 from accounts.main import create as create_accounts
 from accounts.models import LocalPerson
-from accounts.service import import_people
+from accounts.people import import_people
 from applications.main import create as create_applications
 from applications.settings import ApplicationsSettings
 from certifications.main import create as create_certifications

@@ -5,11 +5,18 @@ import re
 from asyncio.subprocess import PIPE, STDOUT, Process
 from pathlib import Path
 
-from tests.contracts.park import open_park
+from tests.contracts.park import Park, open_park
 from tests.support import ROOT, wait_until
 
 ACCOUNT_ID = re.compile(r'"_id":"[0-9a-f]{24}"')
 END = "--- end of this answer"
+
+
+class Shipped(Park):
+    """A park with the people of the shipped configuration alone."""
+
+    async def admit_many(self) -> None:
+        """Nobody."""
 
 
 def conversation() -> list[tuple[str, str]]:
@@ -33,7 +40,7 @@ def same(text: str) -> str:
 
 
 async def test_the_first_conversation_of_the_readme_answers_as_printed(tmp_path: Path) -> None:
-    park = await open_park(tmp_path, form="readme", config=ROOT / "callboard.toml")
+    park = await open_park(tmp_path, form="readme", config=ROOT / "callboard.toml", kind=Shipped)
     shell = await asyncio.create_subprocess_exec("bash", cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=STDOUT)
     try:
         steps = conversation()

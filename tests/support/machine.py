@@ -20,7 +20,7 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 
 from accounts.models import LocalPerson
-from accounts.service import import_people
+from accounts.people import import_people
 from callboard.components import Options, plan
 from callboard.prepare import prepare
 from callboard.servers import free_port, listens

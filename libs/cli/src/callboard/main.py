@@ -156,7 +156,66 @@ def people_import(
     """Add or change people for the local identity and ranking plugins."""
     from callboard.people import import_file
 
-    told.print(f"People imported: {run(import_file(settings(data_dir), file))}.")
+    done = run(import_file(settings(data_dir), file))
+    told.print(
+        f"People imported: {sum(done)} ({done.added} added, {done.changed} changed, "
+        f"{done.unchanged} unchanged).",
+        soft_wrap=True,
+    )
+
+
+@people_app.command("list")
+def people_list(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """List the people that the local plugins know."""
+    from callboard.people import list_people, person_to_json
+
+    found = run(list_people(settings(data_dir)))
+    if as_json:
+        show_json([person_to_json(person, rank) for person, rank in found])
+        return
+    table = table_of("id", "username", "rank", "discord")
+    for person, rank in found:
+        table.add_row(str(person.id), Text(person.username or ""), Text(rank), str(person.discord or ""))
+    shown.print(table if table.rows else "The local plugins know nobody.")
+
+
+@people_app.command("show")
+def people_show(
+    user: Annotated[int | None, typer.Argument(metavar="[ID]", help="Whom, by Roblox id.")] = None,
+    username: Annotated[str | None, typer.Option(help="Whom, by username in any case.")] = None,
+    discord: Annotated[int | None, typer.Option(help="Whom, by Discord id.")] = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show one of the people that the local plugins know, with the account."""
+    from callboard.people import find_person
+
+    found = run(find_person(settings(data_dir), user, username, discord)).to_json()
+    if as_json:
+        show_json(found)
+        return
+    for name, value in found.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        shown.print(Text(f"{name + ':':<16}{'none' if text in (None, '') else text}"), soft_wrap=True)
+
+
+@people_app.command("remove")
+def people_remove(
+    user: Annotated[int, typer.Argument(metavar="ID", help="Whom, by Roblox id.")],
+    is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Take somebody out of what the local plugins know; account and history stay."""
+    from callboard.people import find_person, remove
+
+    own = settings(data_dir)
+    if not is_sure:
+        found = run(find_person(own, user, None, None))
+        name = found.known.username or user
+        typer.confirm(
+            f"Remove {name} ({found.rank}) from the people that the local plugins know?", abort=True
+        )
+    told.print(run(remove(own, user)), markup=False, soft_wrap=True)
 
 
 @app.command()

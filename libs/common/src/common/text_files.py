@@ -22,4 +22,6 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         found = _OTHER_ENCODINGS.get(content[:2], "another encoding")
         raise ConfigurationError(f"{path}: must be UTF-8 text, found {found}: save it as UTF-8.") from error
+    if "\0" in text:
+        raise ConfigurationError(f"{path}: must be UTF-8 text, found UTF-16: save it as UTF-8.")
     return text.replace("\r\n", "\n").replace("\r", "\n")

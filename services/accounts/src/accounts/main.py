@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from accounts import api, internal
 from accounts.handlers import HANDLERS
+from accounts.people import begin
 from accounts.plugins import Identity, OutsideRanking, Ranking
 from accounts.ranks import REFRESHERS, Ranks
 from accounts.repository import COLLECTIONS
@@ -46,6 +47,7 @@ async def open_service(chassis: Chassis) -> AsyncIterator[AccountsService]:
     ranking = await chassis.stack.enter_async_context(
         load("callboard.ranking", group.plugins.ranking, group, database)
     )
+    await begin(database, group)
     yield await assemble(chassis, identities, ranking)
 
 

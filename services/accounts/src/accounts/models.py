@@ -165,12 +165,41 @@ def _username(value: object) -> str:
     return text
 
 
-class LocalPerson(BaseModel):
-    """A person that the local plugins know; `rank` by name or rankid."""
+class PersonChange(BaseModel):
+    """What an import says of a person; what it does not say stays as it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Id
+    username: Annotated[str, BeforeValidator(_username)] | None = None
+    rank: str | int | None = None
+    discord: Id | None = None
+
+
+class LocalPerson(PersonChange):
+    """A person that the local plugins know; `rank` by name or rankid."""
+
     username: Annotated[str, BeforeValidator(_username)]
     rank: str | int = 0
-    discord: Id | None = None
+
+
+class Configured(BaseModel):
+    """What the configuration said of a person at the last start; `username` is None once another id got the name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    username: str | None = None
+    rankid: int
+    discord: int | None = None
+
+
+class KnownPerson(BaseModel):
+    """What the local plugins know of a person; `username` is None after the configuration gave it to another id."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: int
+    username: str | None = None
+    rankid: int
+    discord: int | None = None
+    configured: Configured | None = None

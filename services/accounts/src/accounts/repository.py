@@ -1,21 +1,19 @@
 """The only MongoDB calls of accounts, and the shape of their collections."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from pymongo import (
     ASCENDING,
     DESCENDING,
     IndexModel,
     InsertOne,
-    ReplaceOne,
     ReturnDocument,
     UpdateMany,
     UpdateOne,
 )
 
-from accounts.models import Account, CompletedSync, LocalPerson, Sync
+from accounts.models import Account, CompletedSync, KnownPerson, PersonChange, Sync
 from common.dead_letters import DEAD_LETTERS
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.mongo import Collection, Database, Document, Session
@@ -164,7 +162,7 @@ class Accounts:
         found = self._accounts.find({"id": {"$in": users}}, batch_size=len(users) + 1, session=session)
         return {document["id"]: Account.from_document(document) for document in await found.to_list()}
 
-    async def existing(self, session: Session, users: Sequence[int]) -> set[int]:
+    async def existing(self, session: Session | None, users: Sequence[int]) -> set[int]:
         """Which of these users have an account."""
         found = self._accounts.find(
             {"id": {"$in": users}}, {"_id": False, "id": True}, batch_size=len(users) + 1, session=session
@@ -190,10 +188,33 @@ class Accounts:
             session=session,
         )
 
-    async def rename(self, session: Session, user: int, username: str) -> None:
-        """Set the username of an account, where there is one."""
-        await self._accounts.update_one(
-            {"id": user}, {"$set": _named(username, datetime.now(UTC))}, session=session
+    async def rename_all(self, session: Session, names: Mapping[int, str | None]) -> None:
+        """Set the usernames of these accounts, None for one that has lost its name."""
+        now = datetime.now(UTC)
+        await self._accounts.bulk_write(
+            [
+                UpdateOne(
+                    {"id": user},
+                    {"$unset": dict.fromkeys(_named("", now), "")}
+                    if name is None
+                    else {"$set": _named(name, now)},
+                )
+                for user, name in names.items()
+            ],
+            session=session,
+        )
+
+    async def suggest_names(self, session: Session, names: Mapping[int, str]) -> None:
+        """Set usernames where there are none, to be read again from whoever knows better."""
+        await self._accounts.bulk_write(
+            [
+                UpdateOne(
+                    {"id": user, "username": {"$exists": False}},
+                    {"$set": {"username": name, "username_key": username_key(name)}},
+                )
+                for user, name in names.items()
+            ],
+            session=session,
         )
 
     async def recorded(self, session: Session, entries: Iterable[str]) -> set[str]:
@@ -311,40 +332,76 @@ class People:
     def __init__(self, database: Database) -> None:
         self._people = database[PEOPLE.name]
 
-    async def by_ids(self, users: Sequence[int]) -> list[Document | None]:
+    async def by_ids(self, users: Sequence[int]) -> list[KnownPerson | None]:
         """The person of each id, in the same order."""
         found = {document["_id"]: document async for document in self._people.find({"_id": {"$in": users}})}
-        return [found.get(user) for user in users]
+        return [_known(found[user]) if user in found else None for user in users]
 
-    async def by_username(self, username: str) -> Document | None:
+    async def by_username(self, username: str) -> KnownPerson | None:
         """The person of this name, in any case."""
-        return await self._people.find_one({"username_key": username_key(username)})
+        found = await self._people.find_one({"username_key": username_key(username)})
+        return _known(found) if found else None
 
-    async def by_discord(self, discord: int) -> Document | None:
+    async def by_discord(self, discord: int) -> KnownPerson | None:
         """The person with this Discord account."""
-        # With $type, MongoDB sees that its partial index holds all that can match; else it reads everybody.
-        return await self._people.find_one({"discord": {"$eq": discord, "$type": "number"}})
+        found = await self._people.find_one({"discord": _exactly([discord])})
+        return _known(found) if found else None
 
-    async def add(self, user: int, username: str, rankid: int, discord: int | None) -> None:
-        """Add a person, unless this id is known."""
-        await self._people.update_one(
-            {"_id": user}, {"$setOnInsert": _person(username, rankid, discord)}, upsert=True
-        )
+    async def all(self) -> AsyncIterator[KnownPerson]:
+        """Everybody, by id."""
+        async for document in self._people.find().sort("_id", ASCENDING):
+            yield _known(document)
 
-    async def put_all(self, session: Session, people: Sequence[tuple[LocalPerson, int]]) -> None:
-        """Add people with their rankids, or change all that is known of them. Raises BulkWriteError."""
-        await self._people.bulk_write(
-            [
-                ReplaceOne({"_id": person.id}, _person(person.username, rankid, person.discord), upsert=True)
-                for person, rankid in people
-            ],
+    async def concerned(
+        self, people: Sequence[PersonChange], session: Session | None = None
+    ) -> dict[int, KnownPerson]:
+        """By id: those with these ids, and who has a username or Discord account that is given to one of them."""
+        wanted = {
+            "_id": {"$in": [person.id for person in people]},
+            "username_key": {"$in": [username_key(one.username) for one in people if one.username]},
+            "discord": _exactly([person.discord for person in people if person.discord]),
+        }
+        found = self._people.find(
+            {"$or": [{field: values} for field, values in wanted.items()]},
+            batch_size=len(people) * len(wanted) + 1,
             session=session,
         )
+        return {document["_id"]: _known(document) for document in await found.to_list()}
+
+    async def ranked_above(self, rankid: int, after: int, limit: int) -> list[KnownPerson]:
+        """The next so many with a rank above this one, by id."""
+        wanted = {"_id": {"$gt": after}, "rankid": {"$gt": rankid}}
+        found = self._people.find(wanted, batch_size=limit + 1).sort("_id", ASCENDING).limit(limit)
+        return [_known(document) for document in await found.to_list()]
+
+    async def put_all(
+        self, session: Session, people: Sequence[KnownPerson], before: Mapping[int, KnownPerson]
+    ) -> None:
+        """Write people, of whom these were known before; names and Discord accounts may change hands among them."""
+        # First all that changes hands is nobody's: MongoDB checks its unique indexes at each update.
+        releasing = [
+            person.id
+            for person in people
+            if (old := before.get(person.id))
+            and (old.username, old.discord) != (person.username, person.discord)
+        ]
+        if releasing:
+            nameless = {"$concat": [_NAMELESS, {"$toString": "$_id"}]}
+            await self._people.update_many(
+                {"_id": {"$in": releasing}},
+                [{"$set": {"username_key": nameless}}, {"$unset": "discord"}],
+                session=session,
+            )
+        await self._people.bulk_write([_put(person) for person in people], session=session)
 
     async def set_rank(self, user: int, rankid: int) -> bool:
         """Set a person's rank; answers whether the person is known."""
         result = await self._people.update_one({"_id": user}, {"$set": {"rankid": rankid}})
         return result.matched_count == 1
+
+    async def remove(self, session: Session, user: int) -> None:
+        """Forget a person."""
+        await self._people.delete_one({"_id": user}, session=session)
 
 
 def _named(username: str, read_at: datetime) -> Document:
@@ -367,10 +424,27 @@ def _entry(shift: ShiftLogged) -> Document:
     }
 
 
-def _person(username: str, rankid: int, discord: int | None) -> Document:
-    person: dict[str, Any] = {
-        "username": username,
-        "username_key": username_key(username),
-        "rankid": rankid,
-    }
-    return person if discord is None else {**person, "discord": discord}
+_NAMELESS = " "
+"""What the key of a person without a name begins with, and no name does."""
+
+
+def _known(document: Document) -> KnownPerson:
+    is_nameless = document["username_key"].startswith(_NAMELESS)
+    return KnownPerson(
+        **{**document, "id": document["_id"], "username": None if is_nameless else document["username"]}
+    )
+
+
+def _put(person: KnownPerson) -> UpdateOne:
+    values = person.model_dump(exclude={"id"}, exclude_none=True)
+    name = person.username
+    values["username"] = str(person.id) if name is None else name
+    values["username_key"] = f"{_NAMELESS}{person.id}" if name is None else username_key(name)
+    absent = {field: "" for field in ("discord", "configured") if field not in values}
+    change = {"$set": values, "$unset": absent} if absent else {"$set": values}
+    return UpdateOne({"_id": person.id}, change, upsert=True)
+
+
+def _exactly(discords: Sequence[int]) -> Document:
+    # With $type, MongoDB sees that its partial index holds all that can match; else it reads everybody.
+    return {"$in": list(discords), "$type": "number"}

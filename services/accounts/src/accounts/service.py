@@ -9,7 +9,6 @@ from accounts.errors import RankRefused, UnknownPlace
 from accounts.models import (
     Account,
     ConnectAnswer,
-    LocalPerson,
     MemberAnswer,
     MemberQuery,
     Person,
@@ -17,11 +16,9 @@ from accounts.models import (
     ProfileQuery,
 )
 from accounts.plugins import Identity
-from accounts.plugins.links import KNOW_LINKS_ONLY
-from accounts.plugins.local import local_rankid
 from accounts.plugins.stored import Links
 from accounts.ranks import Ranks, record_ranks
-from accounts.repository import Accounts, People
+from accounts.repository import Accounts
 from common.actors import Actor
 from common.coalesce import Coalescer, Merger
 from common.errors import Unavailable, UserNotFound
@@ -241,26 +238,3 @@ class AccountsService:
         if away:
             raise away
         return None
-
-
-async def import_people(database: Database, group: Group, people: Sequence[LocalPerson]) -> None:
-    """Add people for the local plugins, or change them; visible at once, all of them or none.
-
-    An account is changed as far as it shows what these plugins say: the rank where they are the ones who rank,
-    the name where they are asked for it first. Raises ConfigurationError for an unknown rank, and pymongo's
-    BulkWriteError for a username or Discord id that another person has.
-    """
-    ranked = [(person, local_rankid(group, person.rank)) for person in people]
-    accounts, outbox = Accounts(database), Outbox(database)
-
-    async def work(session: Session) -> None:
-        await People(database).put_all(session, ranked)
-        existing = await accounts.existing(session, [person.id for person in people])
-        known = [(person.id, rankid, person.username) for person, rankid in ranked if person.id in existing]
-        if next((name for name in group.plugins.identity if name not in KNOW_LINKS_ONLY), None) == "local":
-            for user, _, username in known:
-                await accounts.rename(session, user, username)
-        if group.plugins.ranking == "local":
-            await record_ranks(session, group, accounts, outbox, known)
-
-    await transaction(database, work)

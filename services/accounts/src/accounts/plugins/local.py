@@ -1,18 +1,17 @@
 """The plugins that need no outside service: people and ranks from the configuration and from imports."""
 
-from functools import partial
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from accounts.errors import RankRefused
-from accounts.models import LocalPerson, Person
-from accounts.repository import People
+from accounts.models import KnownPerson, LocalPerson, Person
+from accounts.repository import People, username_key
 from common.coalesce import Coalescer
 from common.errors import ConfigurationError
 from common.group import Group
-from common.mongo import Document, when_there
 from common.plugins import PluginContext
 from common.providers import Urgency
 
@@ -23,6 +22,31 @@ class LocalOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     people: tuple[LocalPerson, ...] = ()
+
+    @field_validator("people")
+    @classmethod
+    def _are_different(cls, people: tuple[LocalPerson, ...]) -> tuple[LocalPerson, ...]:
+        for field, values in (
+            ("id", [person.id for person in people]),
+            ("username", [username_key(person.username) for person in people]),
+            ("discord", [person.discord for person in people if person.discord is not None]),
+        ):
+            for value, times in Counter(values).most_common(1):
+                if times > 1:
+                    raise ValueError(f'{times} people have the {field} "{value}"; give each their own')
+        return people
+
+
+def configured_people(context: PluginContext) -> list[tuple[LocalPerson, int]]:
+    """The people of `plugins.options.local` with their rankids. Raises ConfigurationError that names the key."""
+    found = []
+    for number, person in enumerate(context.options(LocalOptions).people):
+        try:
+            found.append((person, local_rankid(context.group, person.rank)))
+        except ConfigurationError as error:
+            key = f"plugins.options.{context.name}.people.{number}.rank"
+            raise ConfigurationError(f"callboard.toml: {key}: {error}") from None
+    return found
 
 
 def local_rankid(group: Group, rank: str | int) -> int:
@@ -43,14 +67,9 @@ class LocalIdentity:
 
     def __init__(self, context: PluginContext) -> None:
         self._people = People(context.database)
-        self._first = [
-            (person, local_rankid(context.group, person.rank))
-            for person in context.options(LocalOptions).people
-        ]
+        configured_people(context)  # so that a mistake is found when the plugin is loaded
 
     async def __aenter__(self) -> Self:
-        for person, rankid in self._first:
-            await when_there(partial(self._people.add, person.id, person.username, rankid, person.discord))
         return self
 
     async def __aexit__(
@@ -70,7 +89,7 @@ class LocalIdentity:
     async def by_discord(self, discord: int) -> int | None:
         """The id of the person with this Discord account."""
         found = await self._people.by_discord(discord)
-        return found["_id"] if found else None
+        return found.id if found else None
 
 
 class LocalRanking:
@@ -78,7 +97,7 @@ class LocalRanking:
 
     def __init__(self, context: PluginContext) -> None:
         self._people = People(context.database)
-        self._reads = Coalescer[int, Document | None](self._people.by_ids)
+        self._reads = Coalescer[int, KnownPerson | None](self._people.by_ids)
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,7 +110,7 @@ class LocalRanking:
     async def read(self, user: int, urgency: Urgency) -> int | None:  # noqa: ARG002 - it is at hand
         """The person's rankid."""
         found = await self._reads.submit(user)
-        return found["rankid"] if found else None
+        return found.rankid if found else None
 
     async def set(self, user: int, rankid: int) -> None:
         """Set the person's rank. Raises RankRefused for somebody who was never imported."""
@@ -99,5 +118,5 @@ class LocalRanking:
             raise RankRefused("nobody has imported this person")
 
 
-def _person(found: Document | None) -> Person | None:
-    return Person(id=found["_id"], username=found["username"]) if found else None
+def _person(found: KnownPerson | None) -> Person | None:
+    return Person(id=found.id, username=found.username) if found and found.username is not None else None
