@@ -87,10 +87,10 @@ def _answers(history: Iterable[Told]) -> Iterator[Finding]:
             if (operation.expected, attempt.outcome) in (("ok", "refused"), ("refused", "ok")):
                 shown = f"{attempt.name}: {attempt.status} {attempt.text}, expected {operation.expected}"
                 yield Finding(Wrong.ANSWER, shown)
-        if operation.kind == "log":
+        if operation.kind == "log" or operation.idempotency_key:
             first = [one for one in told.attempts if one.outcome == "ok" and not one.is_replay]
             if len(first) > 1:
-                yield Finding(Wrong.TWICE, f"{operation.id}: recorded as new {len(first)} times")
+                yield Finding(Wrong.TWICE, f"{operation.id}: done as new {len(first)} times")
 
 
 def _shifts(logs: Iterable[Told], state: State, ended_at: float) -> Iterator[Finding]:
@@ -204,7 +204,8 @@ def _points(state: State) -> Iterator[Finding]:
 def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
     """The owner holds what its events tell, the events what was acknowledged, the copies what the owner holds.
 
-    Every event carries the moderator of the request that caused it, of whom there is one for each.
+    Every event carries the moderator of the request that caused it, of whom there is one for each, or one for all with
+    the same Idempotency-Key.
     """
     events = [
         {**event, "held": fact == "certification_granted"}
@@ -213,8 +214,8 @@ def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
     ]
     caused = Counter(event["moderator"] for event in events)
     for told in changes:
-        for attempt in told.attempts:
-            number = caused.pop(f"discord:{attempt.moderator}", 0)
+        for moderator, attempt in told.by_moderator().items():
+            number = caused.pop(f"discord:{moderator}", 0)
             allowed = {"ok": (1,), "refused": (0,), "unknown": (0, 1)}[attempt.outcome]
             if number not in allowed:
                 text = f"{attempt.name} ({attempt.outcome}) caused {number} events"
@@ -226,7 +227,7 @@ def _certifications(changes: Sequence[Told], state: State) -> Iterator[Finding]:
         by_pair[event["user"], event["certification"]].append(event)
     owned = {(one["user"], one["code"]): (one["held"], one["version"]) for one in state.certifications}
     copies = {"accounts": _copies(state.accounts, "id"), "shifts": _copies(state.members, "_id")}
-    order = {f"discord:{attempt.moderator}": attempt for told in changes for attempt in told.attempts}
+    order = {f"discord:{by}": attempt for told in changes for by, attempt in told.by_moderator().items()}
     for pair in {*by_pair, *owned, *copies["accounts"], *copies["shifts"]}:
         facts = sorted(by_pair[pair], key=lambda event: event["version"])
         expected = (facts[-1]["held"], facts[-1]["version"]) if facts else None
@@ -270,7 +271,12 @@ def _copies(documents: Iterable[Document], user: str) -> dict[tuple[int, str], t
 
 
 def _applications(history: Sequence[Told], state: State) -> Iterator[Finding]:
-    """An approved guest is approved once, ranked, and announced once; an uploaded text can be read."""
+    """An approved guest is approved once, ranked, and announced once; an uploaded text can be read.
+
+    An upload with an Idempotency-Key is one application with one event, however often it was sent.
+    """
+    submitted = Counter(event["user"] for event in state.published("applications", "application_submitted"))
+    uploaded = Counter(one["user"] for one in state.applications if "url" in one)
     approved = Counter(one["user"] for one in state.applications if one["status"] == "approved")
     undecided = {one["user"] for one in state.applications if one["status"] == "approving"}
     announced = Counter(event["user"] for event in state.published("applications", "application_approved"))
@@ -281,6 +287,12 @@ def _applications(history: Sequence[Told], state: State) -> Iterator[Finding]:
             text = state.texts.get(told.operation.id, "")
             if not all(answer in text for answer in (told.operation.body or {}).values()):
                 yield Finding(Wrong.APPLICATION, f"{told.operation.id}: the text of user {user} is not there")
+        if told.operation.kind == "upload":
+            numbers = (uploaded[user], submitted[user])
+            most = 1 if told.operation.idempotency_key else len(told.attempts)
+            if len(set(numbers)) > 1 or not int(told.outcome == "ok") <= numbers[0] <= most:
+                text = f"{told.operation.id} ({told.outcome}): applications and their events: {numbers}"
+                yield Finding(Wrong.APPLICATION, text)
         if told.operation.kind != "approve":
             continue
         # They were guests, so that they "are trainee already" means that an earlier request did it.

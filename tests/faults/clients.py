@@ -12,11 +12,12 @@ from pathlib import Path
 
 import httpx
 
-from tests.faults.history import Attempt, Kind, Operation, Outcome, Recorder, Told
+from tests.faults.history import Attempt, Kind, Operation, Outcome, Recorder, Told, moderator
 
 CODES = ("char", "tot", "mtp", "btmr", "rnrc")
 QUESTIONS = ("q1", "q2", "q3", "q4")
 TRIES = 4
+MODERATOR = "400000000000000004"
 PATIENCE_SECONDS = (0.3, 1.0, 3.0, 12.0)
 """How long a client waits for an answer; some are more patient than the gateway, some give up early."""
 
@@ -107,7 +108,7 @@ class Client:
             headers["Roblox-Id"] = str(params["place"])
             params["training"] = json.dumps(params["training"])
         if operation.kind in ("grant", "revoke"):
-            params["moderator"] = attempt.moderator  # which the event will carry
+            params["moderator"] = moderator(operation, attempt)  # which the event will carry
         if operation.idempotency_key:
             headers["Idempotency-Key"] = operation.idempotency_key
         try:
@@ -217,6 +218,8 @@ class Trainer(Client):
         super().__init__(park, name, seed, folder)
         self._pairs = [(person, code) for person in people for code in CODES]
         self._held: dict[tuple[Person, str], bool | None] = dict.fromkeys(self._pairs, False)
+        self._uncertain: set[tuple[Person, str]] = set()
+        """Where a request whose outcome is not known may still take effect."""
         self._pause = seconds
 
     async def work(self) -> None:
@@ -229,15 +232,26 @@ class Trainer(Client):
     async def change(self, person: Person, code: str, patience: float | None = None) -> None:
         """Revoke what is held, grant what is not, and either where that is not known.
 
-        A request whose outcome is not known may take effect late, so there is no second of the same name:
-        each has its own, which the event carries.
+        A request without an Idempotency-Key may take effect late, when its outcome was not known. So each has a
+        moderator of its own, whom the event carries. With a key, it may only take effect once, and is never refused
+        where all that came before was known.
         """
         held = self._held[person, code]
         is_held = self.rng.random() < 0.5 if held is None else held
         kind: Kind = "revoke" if is_held else "grant"
-        operation = Operation(next(self.ids), kind, {"username": person.username, "certification": code})
+        operation_id = next(self.ids)
+        has_key = self.rng.random() < 0.5
+        operation = Operation(
+            operation_id,
+            kind,
+            {"username": person.username, "certification": code},
+            idempotency_key=f"key-{operation_id}" if has_key else None,
+            expected="ok" if has_key and (person, code) not in self._uncertain else None,
+        )
         attempt = await self.send(operation, patience=patience)
         self._held[person, code] = None if attempt.outcome == "unknown" else kind == "grant"
+        if attempt.outcome == "unknown" or (not has_key and not attempt.name.endswith(".1")):
+            self._uncertain.add((person, code))
 
 
 class LastServer(Client):
@@ -276,8 +290,25 @@ class Recruiter(Client):
             return
         guest = self._waiting.pop()
         answers = {question: f"{question} of {guest.username}" for question in QUESTIONS}
-        await self.send(Operation(next(self.ids), "upload", {"id": guest.id}, body=answers))
-        approval = Operation(next(self.ids), "approve", {"id": guest.id, "moderator": "400000000000000004"})
+        has_keys = self.rng.random() < 0.5
+        upload, approve = next(self.ids), next(self.ids)
+        await self.send(
+            Operation(
+                upload,
+                "upload",
+                {"id": guest.id},
+                idempotency_key=f"key-{upload}" if has_keys else None,
+                body=answers,
+                expected="ok",
+            )
+        )
+        approval = Operation(
+            approve,
+            "approve",
+            {"id": guest.id, "moderator": MODERATOR},
+            idempotency_key=f"key-{approve}" if has_keys else None,
+            expected="ok" if has_keys else None,  # else a repeat may be told that they are a trainee already
+        )
         if (await self.send(approval)).outcome == "unknown":
             self.undecided.append(approval)
         await self.pause(self.rng.uniform(0, 2 * self._pause))

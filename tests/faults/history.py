@@ -6,7 +6,7 @@ The lines are written as they happen, so that they tell the same whatever become
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -44,10 +44,11 @@ class Attempt:
     text: str = ""
     is_replay: bool = False
 
-    @property
-    def moderator(self) -> str:
-        """A Discord id that nobody has, of this request alone."""
-        return str(10**18 + int.from_bytes(sha256(self.name.encode()).digest()[:7]))
+
+def moderator(operation: Operation, attempt: Attempt) -> str:
+    """A Discord id that nobody has: of this request alone, or of all that have the operation's Idempotency-Key."""
+    name = operation.id if operation.idempotency_key else attempt.name
+    return str(10**18 + int.from_bytes(sha256(name.encode()).digest()[:7]))
 
 
 @dataclass
@@ -62,6 +63,14 @@ class Told:
         """Acknowledged once is acknowledged; refused means that no request may have taken effect."""
         outcomes = {attempt.outcome for attempt in self.attempts}
         return "ok" if "ok" in outcomes else "unknown" if "unknown" in outcomes else "refused"
+
+    def by_moderator(self) -> dict[str, Attempt]:
+        """The requests that can be told apart by their moderator; those with one Idempotency-Key count as one."""
+        if not self.operation.idempotency_key:
+            return {moderator(self.operation, attempt): attempt for attempt in self.attempts}
+        first, last = self.attempts[0], self.attempts[-1]
+        whole = replace(first, name=self.operation.id, outcome=self.outcome, ended_at=last.ended_at)
+        return {moderator(self.operation, first): whole}
 
 
 class Recorder:

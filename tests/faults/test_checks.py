@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.faults.checks import State, Wrong, check
-from tests.faults.history import Attempt, Kind, Operation, Outcome, Told
+from tests.faults.history import Attempt, Kind, Operation, Outcome, Told, moderator
 
 NOW = 1_800_000_000
 USER = 7
@@ -15,9 +15,11 @@ GUEST = 8
 FACTS = {"grant": "certification_granted", "revoke": "certification_revoked"}
 
 
-def told(kind: Kind, *outcomes: Outcome, number: int = 1, **params: Any) -> Told:
+def told(
+    kind: Kind, *outcomes: Outcome, number: int = 1, idempotency_key: str | None = None, **params: Any
+) -> Told:
     """An operation whose requests, a second each, had these outcomes."""
-    operation = Operation(f"{kind}-{number}", kind, params, expected=None)
+    operation = Operation(f"{kind}-{number}", kind, params, idempotency_key)
     statuses: dict[Outcome, int | None] = {"ok": 200, "refused": 400, "unknown": None}
     attempts = [
         Attempt(
@@ -26,28 +28,35 @@ def told(kind: Kind, *outcomes: Outcome, number: int = 1, **params: Any) -> Told
             outcome,
             NOW + 10 * number + index + 1,
             statuses[outcome],
-            is_replay=kind == "log" and "ok" in outcomes[: index - 1],
+            is_replay=(kind == "log" or bool(idempotency_key)) and "ok" in outcomes[: index - 1],
         )
         for index, outcome in enumerate(outcomes, 1)
     ]
     return Told(operation, attempts)
 
 
-def moderator(attempt: str) -> str:
-    """Who decided, as the event of a request says."""
-    return f"discord:{Attempt(attempt, NOW).moderator}"
+def by(name: str) -> str:
+    """Who decided, as the event of a request says; of an operation with an Idempotency-Key, by its own name."""
+    return f"discord:{moderator(Operation('', 'grant', {}), Attempt(name, NOW))}"
 
 
 def logged(*outcomes: Outcome, number: int = 1) -> Told:
     """A shift of ten minutes that somebody sent; those of other numbers overlap it by half."""
     ended_at = NOW - 3600 + 300 * number
-    params = {"id": USER, "place": 1001, "duration": 600, "training": False, "server": f"server-{number}"}
+    params: dict[str, Any] = {
+        "id": USER,
+        "place": 1001,
+        "duration": 600,
+        "training": False,
+        "server": f"server-{number}",
+    }
     return told("log", *outcomes, number=number, **params, ended_at=ended_at)
 
 
-def changed(kind: Kind, *outcomes: Outcome, number: int = 1) -> Told:
+def changed(kind: Kind, *outcomes: Outcome, number: int = 1, idempotency_key: str | None = None) -> Told:
     """A grant or a revocation of `tot`."""
-    return told(kind, *outcomes, number=number, username="Worker", certification="tot")
+    params = {"username": "Worker", "certification": "tot"}
+    return told(kind, *outcomes, number=number, idempotency_key=idempotency_key, **params)
 
 
 def shift(number: int, credited: int) -> dict[str, Any]:
@@ -82,14 +91,18 @@ class Ended:
 
 
 def good() -> Ended:
-    """Two overlapping shifts, one of them sent thrice; a certification granted and revoked; an approval."""
+    """Two overlapping shifts, one of them sent thrice; a certification granted and revoked; an upload and its approval.
+
+    The revocation and the upload were sent with an Idempotency-Key, and again after they were acknowledged.
+    """
     history = [
         logged("unknown", "ok", "ok"),
         logged("ok", number=2),
         logged("refused", number=3),
         logged("unknown", number=4),
         changed("grant", "unknown", "refused"),
-        changed("revoke", "ok", number=2),
+        changed("revoke", "unknown", "ok", "ok", number=2, idempotency_key="key-2"),
+        told("upload", "unknown", "ok", "ok", idempotency_key="key-3", id=GUEST),
         told("approve", "unknown", "ok", id=GUEST),
     ]
     shifts = [shift(1, 600), shift(2, 300)]
@@ -100,9 +113,9 @@ def good() -> Ended:
             user=USER,
             certification="tot",
             version=version,
-            moderator=moderator(by),
+            moderator=by(name),
         )
-        for version, (kind, by) in enumerate((("grant", "grant-1.1"), ("revoke", "revoke-2.1")), 1)
+        for version, (kind, name) in enumerate((("grant", "grant-1.1"), ("revoke", "revoke-2")), 1)
     ]
     held = {"tot": {"held": False, "version": 2}}
     state = State(
@@ -111,11 +124,14 @@ def good() -> Ended:
         accounts=[{"id": USER, "points": 15, "certifications": held}, {"id": GUEST, "points": 0}],
         members=[{"_id": USER, "certifications": held}],
         certifications=[{"user": USER, "code": "tot", "held": False, "version": 2}],
-        applications=[{"user": GUEST, "status": "approved"}],
+        applications=[{"user": GUEST, "status": "approved", "url": "https://park.example/1"}],
         events={
             "shifts": [row("shifts", "shift_logged", id=one["_id"]) for one in shifts],
             "certifications": certifications,
-            "applications": [row("applications", "application_approved", user=GUEST)],
+            "applications": [
+                row("applications", fact, user=GUEST)
+                for fact in ("application_submitted", "application_approved")
+            ],
             "accounts": [row("accounts", "rank_changed", user=GUEST)],
         },
         dead_letters={"accounts": [], "shifts": []},
@@ -194,7 +210,31 @@ def forget_the_revocation(run: Any) -> None:
 
 def put_the_later_first(run: Any) -> None:
     run.history[4] = changed("grant", "unknown", "refused", number=3)
-    run.state.events["certifications"][0]["event"]["moderator"] = moderator("grant-3.1")
+    run.state.events["certifications"][0]["event"]["moderator"] = by("grant-3.1")
+
+
+def revoke_again_for_a_repeat(run: Any) -> None:
+    facts = run.state.events["certifications"]
+    held = {"tot": {"held": False, "version": 4}}
+    for version, (kind, name) in enumerate((("grant", "grant-4.1"), ("revoke", "revoke-2")), 3):
+        event = {**facts[0]["event"], "version": version, "moderator": by(name)}
+        facts.append(row("certifications", FACTS[kind], **event))
+    run.history.append(changed("grant", "ok", number=4))
+    run.state.certifications[0]["version"] = 4
+    run.state.accounts[0]["certifications"] = run.state.members[0]["certifications"] = held
+
+
+def submit_again_for_a_repeat(run: Any) -> None:
+    run.state.applications.append({"user": GUEST, "status": "submitted", "url": "https://park.example/2"})
+    run.state.events["applications"].append(row("applications", "application_submitted", user=GUEST))
+
+
+def lose_the_upload(run: Any) -> None:
+    del run.state.applications[0]["url"], run.state.events["applications"][0]
+
+
+def do_an_act_as_new_twice(run: Any) -> None:
+    run.history[5].attempts[2].is_replay = False
 
 
 def keep_an_event_back(run: Any) -> None:
@@ -235,6 +275,10 @@ def acknowledge_as_new_twice(run: Any) -> None:
         (let_a_copy_lag, {Wrong.CERTIFICATION}),
         (forget_the_revocation, {Wrong.CERTIFICATION}),
         (put_the_later_first, {Wrong.CERTIFICATION}),
+        (revoke_again_for_a_repeat, {Wrong.CERTIFICATION}),
+        (submit_again_for_a_repeat, {Wrong.APPLICATION}),
+        (lose_the_upload, {Wrong.APPLICATION}),
+        (do_an_act_as_new_twice, {Wrong.TWICE}),
         (keep_an_event_back, {Wrong.LEFT_BEHIND}),
         (give_an_event_up, {Wrong.LEFT_BEHIND}),
         (approve_twice, {Wrong.APPLICATION}),
