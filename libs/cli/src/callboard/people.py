@@ -51,7 +51,7 @@ async def import_file(settings: Settings, path: Path) -> Imported:
     Raises CommandError that names the lines with mistakes, or says that nobody would see these people.
     """
     group = _load(settings)
-    lines = _read(path, group)
+    lines = read_people(path, group)
     numbers = list(lines)
     async with open_database(settings, "accounts") as database:
         try:
@@ -138,7 +138,7 @@ def _load(settings: Settings) -> Group:
 # ---------------------------------------------------------------------------------------- the CSV file
 
 
-def _read(path: Path, group: Group) -> dict[int, PersonChange]:
+def read_people(path: Path, group: Group) -> dict[int, PersonChange]:
     """The person of each line."""
     text = read_text(path)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
