@@ -11,6 +11,9 @@ from tests.faults.history import Told
 
 Document = Mapping[str, Any]
 
+LONGEST_WAY_SECONDS = 90
+"""From a game server to shifts, through processes that are stopped in between."""
+
 
 class Wrong(StrEnum):
     """The kinds of what can be wrong."""
@@ -128,6 +131,9 @@ def _differs(told: Told, shift: Document, ended_at: float) -> str | None:
         if shift.get(name) != value:
             return f"{name} is not {value}"
     earliest = latest = operation.params.get("ended_at")
+    if earliest is not None and (ahead := operation.params.get("ahead", 0)):
+        # What the request took to arrive counts as a difference of the clocks, which tell whole seconds.
+        earliest, latest = earliest - ahead - 1, earliest - ahead + LONGEST_WAY_SECONDS
     if earliest is None:
         earliest, latest = int(min(attempt.invoked_at for attempt in told.attempts)), int(ended_at)
     if not earliest <= shift["ended_at"] <= latest:

@@ -107,6 +107,8 @@ class Client:
         if operation.kind == "log":
             headers["Roblox-Id"] = str(params["place"])
             params["training"] = json.dumps(params["training"])
+            if ahead := params.pop("ahead", 0):
+                params["now"] = int(time.time()) + ahead
         if operation.kind in ("grant", "revoke"):
             params["moderator"] = moderator(operation, attempt)  # which the event will carry
         if operation.idempotency_key:
@@ -140,6 +142,8 @@ class GameServer(Client):
         super().__init__(park, name, seed, folder)
         self._sent: list[Told] = []
         self._durations: set[int] = set()
+        self._ahead = self.rng.choice((0, 1, -1)) * self.rng.randrange(1, 30 * 86_400)
+        """By how many seconds this server's clock is wrong; where it is, each end comes with what it shows."""
 
     async def work(self) -> None:
         """A new shift, or an old one that the network delivers once more, or something to refuse."""
@@ -172,7 +176,9 @@ class GameServer(Client):
         }
         if form.endswith("end"):
             late = self.rng.random() < 0.3
-            params["ended_at"] = int(time.time()) - self.rng.randrange(5 * 86_400 if late else 7200)
+            ago = self.rng.randrange(5 * 86_400 if late else 7200)
+            params["ended_at"] = int(time.time()) + self._ahead - ago
+            params["ahead"] = self._ahead
         operation_id = next(self.ids)
         expected: Outcome | None = "ok"
         if place == 1002 and not training and person not in self.park.certified:
@@ -195,7 +201,8 @@ class GameServer(Client):
             key = self.rng.choice(reusable).idempotency_key
             return replace(operation, idempotency_key=key, expected="refused")
         if self.rng.random() < 0.5:
-            params["ended_at"] = int(time.time()) - 8 * 86_400
+            params["ended_at"] = int(time.time()) + self._ahead - 8 * 86_400
+            params["ahead"] = self._ahead
         else:
             params["duration"] += 86_400
         return replace(operation, params=params, expected="refused")

@@ -1,7 +1,7 @@
 """The checks find what is wrong, and nothing where nothing is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -150,6 +150,29 @@ def found(run: Ended) -> set[Wrong]:
 
 def test_where_nothing_is_wrong_nothing_is_found() -> None:
     assert found(good()) == set()
+
+
+def test_an_end_by_a_wrong_clock_is_judged_by_that_clock() -> None:
+    run = good()
+    fast = 86_400
+    for told, moved in ((run.history[0], fast), (run.history[1], 0)):
+        params = {
+            **told.operation.params,
+            "ended_at": told.operation.params["ended_at"] + fast,
+            "ahead": fast,
+        }
+        told.operation = replace(told.operation, params=params)
+        stored = next(one for one in run.state.shifts if one["server"] == params["server"])
+        assert isinstance(stored, dict)
+        stored["given_ended_at"] += fast
+        stored["ended_at"] += fast - moved
+        stored["started_at"] += fast - moved
+    assert found(run) & {Wrong.ANSWER} == {Wrong.ANSWER}  # the second lies where the clock said
+    second = run.state.shifts[1]
+    assert isinstance(second, dict)
+    second["ended_at"] -= fast
+    second["started_at"] -= fast
+    assert found(run) == set()
 
 
 def forget_the_shift(run: Any) -> None:

@@ -1,9 +1,9 @@
 """Is no second credited twice, and is no fraction of a point lost? One person's shifts are checked at a time."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -80,61 +80,58 @@ class CreditOfShifts:
             later = {"user": {"$gt": people[-1][0]}}
 
 
-def credited_twice(user: int, shifts: Iterable[Document]) -> Iterator[str]:
+def credited_twice(user: int, shifts: Iterable[Document]) -> list[str]:
     """The shift at which a person has more seconds credited than their shifts so far cover, by order of start."""
     credited = covered = reached = 0
     for shift in sorted(shifts, key=itemgetter("started_at")):
         start, end = shift["started_at"], shift["ended_at"]
         if start >= reached:  # what is credited before a gap has nothing to do with what comes after it
-            credited = covered = 0
-        covered += max(0, end - max(start, reached))
-        reached = max(reached, end)
+            credited, covered, reached = 0, end - start, end
+        elif end > reached:
+            covered, reached = covered + end - reached, end
         credited += shift["credited_seconds"]
         if credited > covered:
-            yield (
+            return [
                 f"Shift {shift['_id']} of person {user} is credited seconds twice: it and the shifts that it "
                 f"follows on cover {covered} s, and are credited {credited} s."
-            )
-            return
+            ]
+    return []
 
 
-def carried_wrongly(user: int, shifts: Iterable[Document], sheet: Document | None) -> Iterator[str]:
+def carried_wrongly(user: int, shifts: Iterable[Document], sheet: Document | None) -> list[str]:
     """Where the whole points or the fraction carried on are not those of the exact points.
 
-    Shifts of older versions have no exact points and no number: what is carried across such a gap is not judged.
+    Shifts of older versions have no exact points and no number: what is carried across such a gap is not judged. Nor is
+    it between a timesheet and shifts of which one was read later.
     """
-    proven = sorted((shift for shift in shifts if "number" in shift), key=itemgetter("number"))
-    if proven and proven[0]["number"] == 1 and proven[0]["carried"] != "0":
-        yield f"Shift {proven[0]['_id']} of person {user} is their first, and carries {proven[0]['carried']} points."
+    proven = [shift for shift in shifts if "number" in shift]
+    proven.sort(key=itemgetter("number"))
+    recorded = sheet.get("shifts") if sheet else None
+    wrong: list[str] = []
+    number, left, before = 0, "0", ""
     for shift in proven:
-        points, _ = _paid(shift["exact_points"], shift["carried"])
+        name, carried = shift["_id"], shift["carried"]
+        if shift["number"] == number:
+            wrong.append(f"Shifts {before} and {name} of person {user} both have the number {number}.")
+        elif shift["number"] == number + 1 and carried != left:
+            of = f"shift {before} before it left {left}" if before else "and is their first"
+            wrong.append(f"Shift {name} of person {user} carries {carried} points, {of}.")
+        number, before = shift["number"], name
+        points, left = _paid(shift["exact_points"], carried)
         if points != shift["points"]:
-            yield (
-                f"Shift {shift['_id']} of person {user} pays {shift['points']} points: with the carried "
-                f"{shift['carried']}, its exact {shift['exact_points']} points make {points}."
+            wrong.append(
+                f"Shift {name} of person {user} pays {shift['points']} points: with the carried {carried}, "
+                f"its exact {shift['exact_points']} points make {points}."
             )
-    for before, after in pairwise(proven):
-        if before["number"] == after["number"]:
-            yield f"Shifts {before['_id']} and {after['_id']} of person {user} are both their {after['number']}th."
-        elif before["number"] + 1 == after["number"]:
-            _, left = _paid(before["exact_points"], before["carried"])
-            if after["carried"] != left:
-                yield (
-                    f"Shift {after['_id']} of person {user} carries {after['carried']} points, "
-                    f"shift {before['_id']} before it left {left}."
-                )
-    if sheet is None:
-        return
-    for shift in reversed(proven):
-        if shift["number"] == sheet.get("shifts"):
-            _, left = _paid(shift["exact_points"], shift["carried"])
-            carry = str(Fraction(sheet["carry"]["numerator"], sheet["carry"]["denominator"]))
-            if carry != left:
-                yield (
-                    f"The timesheet of person {user} carries {carry} points, their last shift {shift['_id']} left {left}."
-                )
-        if shift["number"] <= sheet.get("shifts", 0):
-            return
+        if sheet and number == recorded and left != (carry := _carry(sheet)):
+            wrong.append(
+                f"The timesheet of person {user} carries {carry} points, their last shift {name} left {left}."
+            )
+    return wrong
+
+
+def _carry(sheet: Document) -> str:
+    return str(Fraction(sheet["carry"]["numerator"], sheet["carry"]["denominator"]))
 
 
 @lru_cache(maxsize=10_000)

@@ -27,6 +27,7 @@ from common.settings import Settings
 _PAUSE_SECONDS = 0.2
 _ADVANCE_EVERY = 1_000
 _AT_ONCE = 1_000
+_LIMITED_AT_ONCE = 100
 _TOLD = 10
 _LONGEST_READ_SECONDS = 60.0
 
@@ -154,8 +155,15 @@ class _Round:
     async def run(self) -> Report:
         """Compare everything, and mend what differs if this is a repair."""
         self._report.unsent_events = await self._unsent_events()
-        for comparison in (LedgerOfShifts, TotalsOfLedger, CopiesOfCertifications, CreditOfShifts):
-            await self._compare(comparison(self._databases))
+        # Beside the others, so that MongoDB reads for the one while this process compares for the other.
+        credit = asyncio.create_task(self._compare(CreditOfShifts(self._databases)))
+        try:
+            for comparison in (LedgerOfShifts, TotalsOfLedger, CopiesOfCertifications):
+                await self._compare(comparison(self._databases))
+            await credit
+        finally:
+            credit.cancel()
+            await asyncio.gather(credit, return_exceptions=True)
         self._report.dead_letters = await self._counts(DEAD_LETTERS.name, {})
         return self._report
 
@@ -254,13 +262,19 @@ class _Round:
 
 
 async def _each(pairs: AsyncIterator[Pair]) -> AsyncIterator[Pair]:
-    """The pairs; each may take its time to be read, and all of them as long as there are any."""
+    """The pairs; a few may take their time to be read, and all of them as long as there are any.
+
+    A few at a time, as setting a time limit costs as much as handling a pair.
+    """
     while True:
+        few: list[Pair] = []
         with pymongo.timeout(_LONGEST_READ_SECONDS):
-            pair = await anext(pairs, None)
-        if pair is None:
+            while len(few) < _LIMITED_AT_ONCE and (pair := await anext(pairs, None)) is not None:
+                few.append(pair)
+        for pair in few:
+            yield pair
+        if len(few) < _LIMITED_AT_ONCE:
             return
-        yield pair
 
 
 def _first(texts: Sequence[str]) -> list[str]:
