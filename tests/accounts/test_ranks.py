@@ -11,6 +11,7 @@ from accounts.errors import RankRefused
 from accounts.ranks import Ranks
 from common.group import load_group
 from common.outbox import Outbox
+from common.providers import Urgency
 from tests.accounts.builders import (
     CAST,
     GUEST,
@@ -178,7 +179,41 @@ async def test_what_was_set_after_a_read_began_is_not_undone_by_it(park: Outside
     assert answer.json()["rankid"] == TRAINEE
     ranks = Ranks(load_group(ROOT / "callboard.toml"), park.database, Outbox(park.database), [], park.company)
     assert await ranks.record({user: GUEST}, began) == 0
-    assert await ranks.record({user: GUEST}, datetime.now(UTC)) == 1
+    assert await ranks.record({user: CAST}, datetime.now(UTC)) == 1
+    assert await park.rank_changes(user) == [TRAINEE, CAST]
+
+
+async def test_what_was_just_set_is_not_undone_by_a_stale_copy(park: OutsidePark) -> None:
+    user = unique_id()
+    park.company.names[user] = "Applicant"
+    await park.store(user, GUEST, minutes=16)
+    for rankid in (TRAINEE, CAST):
+        answer = await park.client.post("/internal/rank", json={"user": user, "rankid": rankid})
+        assert answer.json()["rankid"] == rankid
+    ranks = Ranks(load_group(ROOT / "callboard.toml"), park.database, Outbox(park.database), [], park.company)
+    for stale in (GUEST, TRAINEE):
+        park.company.ranks[user] = stale
+        assert await ranks.record({user: stale}, datetime.now(UTC)) == 0
+        assert (await park.member(user, fresh="true")).json()["rankid"] == CAST
+        assert await ranks.read_again(user, Urgency.BACKGROUND, 60) == (CAST, False)
+    assert await park.rank_changes(user) == [TRAINEE, CAST]
+    assert await ranks.record({user: MANAGER}, datetime.now(UTC)) == 1  # nobody had this rank before
+    assert await ranks.record({user: CAST}, datetime.now(UTC)) == 1
+
+
+async def test_a_rank_that_is_still_read_a_minute_after_another_was_set_is_believed(
+    park: OutsidePark,
+) -> None:
+    user = unique_id()
+    park.company.names[user] = "Applicant"
+    await park.store(user, GUEST, minutes=16)
+    await park.client.post("/internal/rank", json={"user": user, "rankid": TRAINEE})
+    long_ago = datetime.now(UTC) - timedelta(seconds=61)
+    await park.database["accounts"].update_one(
+        {"id": user}, {"$set": {"rank_set_at": long_ago, "rank_read_at": long_ago}}
+    )
+    park.company.ranks[user] = GUEST
+    assert (await park.member(user, fresh="true")).json()["rankid"] == GUEST
     assert await park.rank_changes(user) == [TRAINEE, GUEST]
 
 

@@ -218,7 +218,18 @@ async def test_a_rank_that_is_there_changes_nothing(plugin: RobloxRanking, stand
     user = standin.add_member().id
     for _ in range(3):
         await plugin.set(user, CAST)
-    assert changes(standin) == ["assignRole"]
+    assert standin.holds(user) == {"Cast Member"}
+    assert changes(standin) == ["assignRole"] * 3  # the first of which changed something
+
+
+async def test_a_rank_is_set_though_memberships_are_read_from_a_stale_copy(
+    plugin: RobloxRanking, standin: Roblox
+) -> None:
+    user = standin.add_member("Cast Member").id
+    standin.keep_copy()
+    for rankid, name in ((MANAGER, "Manager"), (TRAINEE, "University Student"), (CAST, "Cast Member")):
+        await plugin.set(user, rankid)
+        assert standin.holds(user) == {name}
 
 
 async def test_the_lowest_rank_is_to_hold_no_role_of_the_ladder(

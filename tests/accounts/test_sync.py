@@ -342,6 +342,31 @@ async def test_one_who_was_ranked_while_the_list_was_read_stays_so(database: Dat
     assert (await ranks(database))[user] == TRAINEE
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_one_who_was_just_ranked_is_not_undone_by_a_list_from_a_stale_copy(
+    database: Database, *, is_listed: bool
+) -> None:
+    user = unique_id()
+    company = Company(({user: CAST} if is_listed else {}) | members(3), has_list=True)
+    before = CAST if is_listed else GUEST
+    moment = datetime.now(UTC) - timedelta(seconds=1)
+    decided: dict[str, Any] = {"rankid": TRAINEE, "rank_version": 2, "ranks_before": [before]}
+    await database["accounts"].insert_one(
+        {"id": user, "points": 0, "rank_set_at": moment, "rank_read_at": moment, **decided}
+    )
+    one, _ = walker(database, company)
+    await one.look()
+    assert await ranks(database) == company.ranks | {user: TRAINEE}
+    assert company.asked == []
+    assert (last := (await state(database)).last) is not None
+    assert (last.changed, last.missed) == (3, 0)
+    await database["accounts"].update_one({"id": user}, {"$set": {"rank_set_at": LONG_AGO}})
+    await Syncs(database).request()
+    await one.look()  # and if it was no copy, it is believed then
+    assert await ranks(database) == company.ranks | {user: before}
+    assert await rank_changes(database, user) == [before]
+
+
 async def test_one_who_was_ranked_in_the_millisecond_of_the_reading_stays_so(database: Database) -> None:
     user = unique_id()
     moment = datetime.now(UTC).replace(microsecond=500_100)

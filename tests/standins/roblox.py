@@ -106,6 +106,8 @@ class Roblox(Standin):
         self.members: dict[int, set[int]] = {}
         """The roles that each member holds, besides the base role; in the order in which they joined."""
         self.join_requests: set[int] = set()
+        self.stale: dict[int, set[int]] | None = None
+        """What memberships are read from instead of `members`, if anything: see `keep_copy`."""
         self.limits: dict[str, int] = {}
         """Requests that may be made in each window, by the name of the call: see `routes`."""
         self.window_seconds = 60.0
@@ -134,6 +136,10 @@ class Roblox(Standin):
         one = self.users.get(user or 0) or self.add_user(user=user)
         self.members[one.id] = {self.role(role).id for role in roles}
         return one
+
+    def keep_copy(self) -> None:
+        """From now on, memberships are read from a copy of what they are now, until `stale` is None."""
+        self.stale = {user: set(roles) for user, roles in self.members.items()}
 
     def role(self, role: str | Role) -> Role:
         """The role of this name."""
@@ -226,12 +232,16 @@ class Roblox(Standin):
         return self._limited(call, answer)
 
     async def _list_memberships(self, request: web.Request) -> web.Response:
-        users: Iterable[int] = self.members
+        members = self.members if self.stale is None else self.stale
+        users: Iterable[int] = members
         if by := request.query.get("filter"):
             users = [user for user in users if self._matches(by, user)]
         chosen, token = self._page(request, list(users), self.largest_page)
         return web.json_response(
-            {"groupMemberships": [self._membership(user) for user in chosen], "nextPageToken": token}
+            {
+                "groupMemberships": [self._membership(user, members[user]) for user in chosen],
+                "nextPageToken": token,
+            }
         )
 
     def _matches(self, by: str, user: int) -> bool:
@@ -241,8 +251,9 @@ class Roblox(Standin):
             return int(found[1]) in {*self.members[user], self.base.id}
         raise _Error("INVALID_ARGUMENT", "The filter is invalid.")
 
-    def _membership(self, user: int) -> dict[str, Any]:
-        held = sorted({*self.members[user], self.base.id}, key=lambda role: -self.roles[role].rank)
+    def _membership(self, user: int, roles: set[int] | None = None) -> dict[str, Any]:
+        roles = self.members[user] if roles is None else roles
+        held = sorted({*roles, self.base.id}, key=lambda role: -self.roles[role].rank)
         paths = [f"groups/{self.group}/roles/{role}" for role in held]
         return {
             "path": f"groups/{self.group}/memberships/{_membership_id(user)}",

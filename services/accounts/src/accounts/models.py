@@ -95,7 +95,8 @@ class HeldCertification(BaseModel):
 class Account(BaseModel):
     """The document of one user; `username` and `rankid` are absent until a plugin told them.
 
-    `username_read_at` and `rank_read_at` say when it last did.
+    `username_read_at` and `rank_read_at` say when it last did. `rank_set_at` is when the rank was last set from here, and
+    `ranks_before` are those that it replaced then, or shortly before.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -107,6 +108,8 @@ class Account(BaseModel):
     points: int = 0
     rankid: int | None = None
     rank_read_at: datetime | None = None
+    rank_set_at: datetime | None = None
+    ranks_before: tuple[int, ...] = ()
     rank_version: int = 0
     certifications: dict[str, HeldCertification] = Field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from accounts.models import Account, CompletedSync
 from accounts.plugins import Identity, OutsideRanking, Ranking
-from accounts.repository import MOST_SKEW, Accounts
+from accounts.repository import MOST_SKEW, STALE_FOR, Accounts
 from common import metrics
 from common.coalesce import Merger
 from common.errors import Unavailable
@@ -157,7 +157,10 @@ class Ranks:
                 metrics.REFRESHES.labels(outcome).inc()
 
     async def read_again(self, user: int, urgency: Urgency, seconds: float) -> tuple[int, bool]:
-        """The rank as it is now, recorded, and whether it is another one. Raises Unavailable."""
+        """The rank as it is now, recorded, and whether it is another one.
+
+        Where a rank set from here goes before what was read, that rank is the answer. Raises Unavailable.
+        """
         read_at = datetime.now(UTC)
         try:
             async with asyncio.timeout(seconds):
@@ -170,7 +173,10 @@ class Ranks:
             self._strangers[user] = read_at
             if len(self._strangers) > _MOST_STRANGERS:
                 del self._strangers[next(iter(self._strangers))]
-        return rankid, await self.record({user: rankid}, read_at) == 1
+        is_changed = await self.record({user: rankid}, read_at) == 1
+        (account,) = await self._accounts.by_ids([user])
+        stored = account.rankid if account else None
+        return rankid if stored is None else stored, is_changed
 
     async def record(self, ranks: Mapping[int, int], read_at: datetime) -> int:
         """Note the ranks (by user) that were read; answers how many of them are other ones.
@@ -275,18 +281,18 @@ async def record_ranks(
     """Note ranks (user, rankid, username if it is at hand) and their events in the caller's transaction.
 
     Those that were told last stay; with `read_at`, which is when they were read and not set, so do those that
-    were read or set later. Answers how many others there are.
+    were read or set later, and those that were set so shortly before that a provider may still answer from an older
+    copy. Answers how many others there are.
     """
     before = await accounts.find(session, [user for user, *_ in ranked])
-    # Stored times have whole milliseconds: one that was set a moment later may seem to be a moment older.
-    earliest = read_at and read_at.replace(microsecond=read_at.microsecond // 1000 * 1000)
-    latest = datetime.now(UTC) + MOST_SKEW
+    lowest = group.ranks.ladder[0].rankid
+    replaced: dict[int, tuple[int, ...]] = {}
     events: list[RankChanged] = []
     changes: list[tuple[int, int, int]] = []
     same: list[int] = []
     for user, rankid, username in ranked:
         account = before.get(user)
-        if account and earliest and account.rank_read_at and earliest <= account.rank_read_at <= latest:
+        if account and read_at and not _is_believed(account, rankid, read_at):
             continue
         # A rank without a version was read from the plugin, where a crash may have left it untold.
         if account and account.rankid == rankid and account.rank_version:
@@ -296,6 +302,11 @@ async def record_ranks(
         name = username or (account.username if account else None)
         rank = group.rank_at(rankid)
         changes.append((user, rankid, version))
+        if read_at is None:
+            is_young = account and account.rank_set_at and age_of(account.rank_set_at) < STALE_FOR
+            earlier = account.ranks_before if account and is_young else ()
+            current = account.rankid if account else None
+            replaced[user] = (*earlier, lowest if current is None else current)
         events.append(
             RankChanged(user=user, username=name, rank=rank.name, rankid=rank.rankid, version=version)
         )
@@ -303,9 +314,19 @@ async def record_ranks(
     if same:
         await accounts.confirm_ranks(same, known_at, session)
     if events:
-        await accounts.set_ranks(session, changes, known_at)
+        await accounts.set_ranks(session, changes, known_at, replaced)
         await outbox.add(session, events)
     return len(events)
+
+
+def _is_believed(account: Account, rankid: int, read_at: datetime) -> bool:
+    """Whether a rank that was read from then on is newer than the stored one."""
+    # Stored times have whole milliseconds: one that was set a moment later may seem to be a moment older.
+    earliest = read_at.replace(microsecond=read_at.microsecond // 1000 * 1000)
+    if account.rank_read_at and earliest <= account.rank_read_at <= datetime.now(UTC) + MOST_SKEW:
+        return False
+    is_just_set = account.rank_set_at and abs(read_at - account.rank_set_at) < STALE_FOR
+    return not (is_just_set and rankid in account.ranks_before)
 
 
 def _has_old_name(account: Account) -> bool:

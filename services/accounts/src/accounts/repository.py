@@ -96,6 +96,9 @@ LONGEST_LEASE = timedelta(minutes=5)
 MOST_SKEW = timedelta(minutes=5)
 """How far ahead a clock may be; what is said to have happened later still, a wrong clock said."""
 
+STALE_FOR = timedelta(seconds=60)
+"""How long after a rank was set from here one that it replaced is taken for a stale copy; Roblox serves such for some 30 s."""
+
 
 def username_key(username: str) -> str:
     """What usernames are compared by."""
@@ -152,8 +155,16 @@ class Accounts:
         )
 
     async def ranked_but_unread(self, above: int, since: datetime, but: Iterable[int]) -> int | None:
-        """A user whose stored rank is above this one, and was not read since then; `but` none of these."""
-        unread = {"rankid": {"$gt": above}, "rank_read_at": {"$not": {"$gte": since}}}
+        """A user whose stored rank is above this one, and was not read since then; `but` none of these.
+
+        Nor one whose rank was just set: what is read of them now may be a stale copy.
+        """
+        now = datetime.now(UTC)
+        unread = {
+            "rankid": {"$gt": above},
+            "rank_read_at": {"$not": {"$gte": since}},
+            "rank_set_at": {"$not": {"$gt": now - STALE_FOR, "$lt": now + STALE_FOR}},
+        }
         found = await self._accounts.find_one({**unread, "id": {"$nin": list(but)}}, {"id": True})
         return found["id"] if found else None
 
@@ -170,15 +181,27 @@ class Accounts:
         return {document["id"] for document in await found.to_list()}
 
     async def set_ranks(
-        self, session: Session, ranks: Sequence[tuple[int, int, int]], read_at: datetime
+        self,
+        session: Session,
+        ranks: Sequence[tuple[int, int, int]],
+        read_at: datetime,
+        replaced: Mapping[int, Sequence[int]],
     ) -> None:
-        """Set the ranks of users (user, rankid, version), who get an account where there is none."""
+        """Set the ranks of users (user, rankid, version), who get an account where there is none.
+
+        `replaced` are the ranks that a rank set from here replaces, by user; it has nobody whose rank was read.
+        """
         await self._accounts.bulk_write(
             [
                 UpdateOne(
                     {"id": user},
                     {
-                        "$set": {"rankid": rankid, "rank_version": version, "rank_read_at": read_at},
+                        "$set": {"rankid": rankid, "rank_version": version, "rank_read_at": read_at}
+                        | (
+                            {"rank_set_at": read_at, "ranks_before": replaced[user]}
+                            if user in replaced
+                            else {}
+                        ),
                         "$setOnInsert": _new_account(),
                     },
                     upsert=True,

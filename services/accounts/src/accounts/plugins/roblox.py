@@ -235,10 +235,13 @@ class RobloxRanking:
                 if wanted is None:
                     return
                 membership = await self._let_in(user, wait)
-            if wanted is not None and wanted not in membership.roles:
-                await self._cloud.assign(user, wanted, wait())
+            held = membership.roles
+            if (
+                wanted is not None
+            ):  # though it seems to be held: what was read may be a copy from before a change
+                held |= (await self._cloud.assign(user, wanted, wait())).roles
             others = set(roles.values()) - {wanted} - self._untouchable
-            for role in sorted(others & membership.roles):
+            for role in sorted(others & held):
                 await self._cloud.unassign(user, role, wait())
         except Refused as refused:
             logger.warning("Roblox refuses to set a rank to %d: %s", rankid, refused)

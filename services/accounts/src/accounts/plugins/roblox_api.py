@@ -266,9 +266,9 @@ class OpenCloud:
         """Let a user in who waits for it."""
         await self._call("accept", "POST", f"join-requests/{user}:accept", _Nothing, wait, json={})
 
-    async def assign(self, user: int, role: int, wait: Wait) -> None:
-        """Give a member a role; nothing happens when they hold it."""
-        await self._change("assignRole", user, role, wait)
+    async def assign(self, user: int, role: int, wait: Wait) -> Membership:
+        """Give a member a role, and answer what they hold then; nothing happens when they hold it."""
+        return await self._change("assignRole", user, role, wait)
 
     async def unassign(self, user: int, role: int, wait: Wait) -> None:
         """Take a role from a member; nothing happens when they do not hold it."""
@@ -304,9 +304,9 @@ class OpenCloud:
                 raise Unavailable("Roblox")
             params["pageToken"] = page.next
 
-    async def _change(self, call: str, user: int, role: int, wait: Wait) -> None:
+    async def _change(self, call: str, user: int, role: int, wait: Wait) -> Membership:
         body = {"role": f"groups/{self._group}/roles/{role}"}
-        await self._call(call, "POST", f"memberships/{user}:{call}", Membership, wait, json=body)
+        return await self._call(call, "POST", f"memberships/{user}:{call}", Membership, wait, json=body)
 
     async def _call(self, call: str, method: str, path: str, model: type[M], wait: Wait, **how: Any) -> M:
         answer = await self._provider.call(
