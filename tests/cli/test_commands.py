@@ -165,6 +165,9 @@ async def test_imported_people_are_visible_at_once_and_can_be_changed(park: Mach
         async with operator(park) as client:
             profile = (await client.get(f"{park.url}/profile?discord={discord}")).json()
         assert (profile["id"], profile["username"], profile["rankid"]) == (user, username, rankid)
+        (act,) = json.loads((await park.callboard("audit", "--limit", "1", "--json")).out)
+        assert (act["act"], act["text"]) == ("import", f"Imported people: {said[3:-1]}.")
+        assert act["by"].startswith("operator:")
 
 
 async def test_a_file_with_a_mistake_imports_nobody_and_each_wrong_line_is_named(park: Machine) -> None:
@@ -385,10 +388,13 @@ async def test_dead_letters_that_are_worth_nothing_are_dropped_by_their_ids_and_
         assert (answer.status, answer.error) == (0, f"accounts has forgotten: {', '.join(dropped)}.\n")
         assert [letter["_id"] async for letter in accounts["dead_letters"].find(ours)] == kept
         noted = await gateway["audit"].find({"name": {"$in": dropped}}).sort("name").to_list()
-        assert [(one["action"], one["service"], one["reason"]) for one in noted] == [
-            ("dropped dead letter", "accounts", "invalid: user: a test")
-        ] * 2
-        assert all(one["by"] for one in noted)
+        assert [(one["act"], one["service"], one["text"]) for one in noted] == [
+            ("drop", "accounts", f"Dropped the dead letter {one} of accounts: invalid: user: a test")
+            for one in sorted(dropped)
+        ]
+        assert all(one["by"].startswith("operator:") for one in noted)
+        listed = json.loads((await park.callboard("audit", "--limit", "2", "--json")).out)
+        assert {one["text"] for one in listed} == {one["text"] for one in noted}
         await drop(settings, "accounts", kept)
 
 
@@ -416,6 +422,7 @@ async def test_a_dropped_shift_is_missing_in_the_ledger_until_a_repair(
             [f"Shift {shift['_id']} of person {user} is not in the ledger."],
         )
         await verify(settings, lambda *_: None, repair=True, patience_seconds=0.4)
+        assert "Repaired: 1 shift published again" in (await park.callboard("audit", "--limit", "5")).out
 
         async def is_counted() -> bool:
             return await accounts["ledger"].count_documents({"_id": shift["_id"]}) == 1

@@ -221,11 +221,11 @@ async def test_the_audit_says_who_did_what_to_which_key_in_order(database: Datab
     first = await make(database, name, scope="roblox", places=[1001], rate="5/s")
     second = await rotate_key(database, name, timedelta(hours=1), by="olga")
     await revoke_key(database, name, by="pat")
-    entries = await database["audit"].find({"name": name}).sort("_id").to_list()
-    assert [(entry["action"], entry["by"]) for entry in entries] == [
-        ("created", "the tests"),
-        ("rotated", "olga"),
-        ("revoked", "pat"),
+    entries = await database["audit"].find({"name": name}).sort("at").to_list()
+    assert [(entry["act"], entry["by"]) for entry in entries] == [
+        ("key_create", "the tests"),
+        ("key_rotate", "olga"),
+        ("key_revoke", "pat"),
     ]
     created, rotated, _ = entries
     assert (created["prefix"], created["scope"], created["places"], created["rate"]) == (

@@ -64,7 +64,12 @@ async def create_key(
             "places",
             f"only keys of scope {ROBLOX} can be limited to places; one of scope {scope} is used outside of them",
         )
-    limits = {"places": places, "networks": list(networks), "expires_at": expires_at, "rate": rate}
+    limits: dict[str, Any] = {
+        "places": places,
+        "networks": list(networks),
+        "expires_at": expires_at,
+        "rate": rate,
+    }
     secret, key = _new_key(name=name, scope=scope, created_by=created_by, **limits)
     repository = Repository(database)
 
@@ -74,7 +79,8 @@ async def create_key(
             session,
             at=key.created_at,
             by=created_by,
-            action="created",
+            act="key_create",
+            text=f"Made the key {name} ({key.prefix}…) of scope {scope}.",
             name=name,
             prefix=key.prefix,
             scope=scope,
@@ -117,7 +123,9 @@ async def rotate_key(database: Database, name: str, overlap: timedelta, by: str)
             session,
             at=now,
             by=by,
-            action="rotated",
+            act="key_rotate",
+            text=f"Made a successor ({new.prefix}…) of the key {name} ({old.prefix}…), valid until "
+            f"{ends:%Y-%m-%d %H:%M} UTC.",
             name=name,
             prefix=new.prefix,
             old_prefix=old.prefix,
@@ -136,7 +144,9 @@ async def revoke_key(database: Database, name: str, by: str) -> None:
         now = datetime.now(UTC)
         if not await repository.revoke(session, name, now):
             raise NoSuchKey(name)
-        await repository.note(session, at=now, by=by, action="revoked", name=name)
+        await repository.note(
+            session, act="key_revoke", at=now, by=by, text=f"Revoked the key {name}.", name=name
+        )
 
     await transaction(database, work)
 

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
+from common.events import new_id
 from common.mongo import Collection, Database, Document, Session
 from gateway.errors import NameTaken, NewerKey
 from gateway.models import Key
@@ -45,7 +46,8 @@ KEYS = Collection(
 AUDIT = Collection(
     "audit",
     indexes=(IndexModel([("at", ASCENDING)], name="at"),),
-    schema={"bsonType": "object", "required": ["at", "by", "action", "name"]},
+    schema={"bsonType": "object", "required": ["at", "by"]},
+    version=2,
 )
 
 COLLECTIONS = (KEYS, AUDIT)
@@ -101,15 +103,31 @@ class Repository:
         return result.modified_count
 
     async def note(
-        self, session: Session, *, at: datetime, by: str, action: str, name: str, **more: Any
+        self,
+        session: Session | None,
+        *,
+        act: str,
+        at: datetime,
+        by: str,
+        text: str,
+        act_id: str | None = None,
+        **more: Any,
     ) -> None:
-        """Record who did what to the key, or to what else an operator may change by hand, of this name.
+        """Record what somebody decided: a key, or what else the operator's command does.
 
-        Nothing ever changes or removes these records.
+        `act_id` is given where it is the same when the act is repeated: it is then recorded once. Nothing ever changes
+        or removes these records.
         """
-        await self._audit.insert_one(
-            {"at": at, "by": by, "action": action, "name": name, **more}, session=session
+        await self._audit.update_one(
+            {"_id": act_id or f"{act}:{new_id()}"},
+            {"$setOnInsert": {"act": act, "at": at, "by": by, "text": text, **more}},
+            upsert=True,
+            session=session,
         )
+
+    async def acts(self, limit: int) -> list[Document]:
+        """What was recorded, newest first; the oldest records have `action` and `name` in place of `act` and `text`."""
+        return await self._audit.find().sort("at", DESCENDING).limit(limit).to_list()
 
     async def all(self) -> list[Key]:
         """Every key there ever was that can be read, by name, the newest of a name last."""

@@ -8,6 +8,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import nats
 import pytest
 
 from callboard import restore as restoring
-from callboard.access import find_settings, open_databases
+from callboard.access import find_settings, open_database, open_databases
+from callboard.acts import acts
 from callboard.backup import backup
 from callboard.databases import collections_of
 from callboard.errors import CommandError
@@ -25,6 +27,7 @@ from callboard.restore import restore
 from common.errors import ConfigurationError
 from common.events import new_id
 from common.mongo import check_migrated
+from gateway.keys import create_key, list_keys, revoke_key, rotate_key
 from tests.accounts.builders import shift_logged
 from tests.cli.backup.parks import RUNNING, STRANGE, Saved, contents, log_all, quiet, verified
 from tests.cli.machine import CALLBOARD, environment, run
@@ -133,6 +136,8 @@ async def test_every_document_comes_back_byte_by_byte(saved: Saved, fresh: Machi
     sink.seek(0)
     after = contents(sink)
     assert list(before) == list(after)
+    recorded = after["gateway.audit"].pop()
+    assert recorded["act"] == "restore"
     for name, documents in before.items():
         if not name.endswith(".outbox"):
             assert [one.raw for one in documents] == [one.raw for one in after[name]], name
@@ -180,6 +185,40 @@ async def test_keys_that_the_backup_knows_stay_and_others_are_set_aside(saved: S
         await set_aside_other_keys(fresh.settings(), folder)
     assert {path.name for path in fresh.folder.glob("keys.env*")} == {"keys.env.replaced"}
     assert {path.name for path in saved.park.folder.glob("keys.env*")} == {"keys.env"}
+
+
+async def test_a_restore_names_the_keys_that_are_valid_again_and_revokes_them_if_asked(
+    fresh: Machine, tmp_path: Path
+) -> None:
+    await empty(fresh)
+    own, file = fresh.settings(), tmp_path / "keys.gz"
+    names = [f"{what}-{unique_id()}" for what in ("kept", "revoked", "rotated", "long_gone")]
+    kept, revoked, rotated, gone = names
+    async with open_database(own, "gateway") as gateway:
+        for name in names:
+            await create_key(gateway, name=name, scope="roblox", created_by="system")
+        await revoke_key(gateway, gone, "system")
+        with file.open("wb") as target:
+            await backup(own, target, quiet)
+        await revoke_key(gateway, revoked, "system")
+        await rotate_key(gateway, rotated, timedelta(hours=1), "system")
+
+        with file.open("rb") as source:
+            restored = await restore(nullcontext(own), source, quiet)
+        changes = {key.name: change for key, change in restored.keys if key.name in names}
+        assert changes == {kept: "", revoked: "revoked", rotated: "rotated"}
+        act = (await acts(own, 1))[0]
+        assert (act["act"], act["text"].startswith("Restored ")) == ("restore", True)
+
+        answer = await run(CALLBOARD, "restore", str(file), "--revoke-keys", **of(fresh))
+        assert answer.status == 0, answer.error
+        assert "These keys are revoked" in answer.error
+        assert all(name in answer.error for name in (kept, revoked, rotated))
+        assert gone not in answer.error
+        assert not [key for key in await list_keys(gateway) if key.revoked_at is None]
+        assert await gateway["audit"].count_documents({"act": "key_revoke", "name": kept}) == 1
+        act = (await acts(own, 1))[0]
+        assert kept in act["text"]
 
 
 async def test_what_is_large_is_never_whole_in_memory(fresh: Machine, tmp_path: Path) -> None:

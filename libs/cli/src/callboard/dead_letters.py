@@ -3,18 +3,17 @@
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from callboard.access import open_database, open_databases
+from callboard.acts import record
 from callboard.databases import DATABASES
 from callboard.errors import CommandError
 from callboard.jetstream import open_jetstream
-from callboard.keys import operator
 from callboard.system import SERVICES
 from common.dead_letters import DEAD_LETTERS
 from common.mongo import Session, transaction
 from common.settings import Settings
-from gateway.repository import Repository as Gateway
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ async def drop(settings: Settings, service: str, ids: Sequence[str]) -> None:
         raise CommandError(f"There is no service {service}; there are: {', '.join(SERVICES)}.")
     async with open_databases(settings) as databases:
         letters = databases[service][DEAD_LETTERS.name]
-        audit = Gateway(databases["gateway"])
 
         async def work(session: Session) -> None:
             wanted = {"_id": {"$in": list(ids)}}
@@ -78,15 +76,15 @@ async def drop(settings: Settings, service: str, ids: Sequence[str]) -> None:
                     "`callboard dead-letters list` shows which it has."
                 )
             for one in found.values():
-                await audit.note(
-                    session,
-                    at=datetime.now(UTC),
-                    by=operator(),
-                    action="dropped dead letter",
+                await record(
+                    databases["gateway"],
+                    "drop",
+                    f"Dropped the dead letter {one['_id']} of {service}: {one['reason']}",
+                    session=session,
+                    act_id=f"drop:{service}:{one['_id']}:{one['at']:%Y%m%dT%H%M%S.%f}",
                     name=one["_id"],
                     service=service,
                     subject=one["subject"],
-                    reason=one["reason"],
                 )
             await letters.delete_many(wanted, session=session)
 

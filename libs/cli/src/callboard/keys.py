@@ -1,12 +1,11 @@
 """The commands about keys: the gateway's use cases on the database of the system at hand."""
 
-import getpass
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from callboard.access import open_database
+from callboard.acts import operator
 from callboard.errors import CommandError
 from common.settings import Settings
 from gateway.errors import KeyProblem
@@ -75,11 +74,3 @@ def _told_in_a_sentence() -> Iterator[None]:
         yield
     except KeyProblem as problem:
         raise CommandError(str(problem)) from None
-
-
-def operator() -> str:
-    """Who runs this command, for the record."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}"

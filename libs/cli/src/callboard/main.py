@@ -154,9 +154,20 @@ def people_import(
     data_dir: DataDir = None,
 ) -> None:
     """Add or change people for the local identity and ranking plugins."""
+    from accounts.people import Imported
+    from callboard.access import open_database
+    from callboard.acts import record
     from callboard.people import import_file
 
-    done = run(import_file(settings(data_dir), file))
+    async def bring_in() -> Imported:
+        own = settings(data_dir)
+        done = await import_file(own, file)
+        numbers = f"{done.added} added, {done.changed} changed, {done.unchanged} unchanged"
+        async with open_database(own, "gateway") as gateway:
+            await record(gateway, "import", f"Imported people: {numbers}.")
+        return done
+
+    done = run(bring_in())
     told.print(
         f"People imported: {sum(done)} ({done.added} added, {done.changed} changed, "
         f"{done.unchanged} unchanged).",
@@ -206,7 +217,15 @@ def people_remove(
     data_dir: DataDir = None,
 ) -> None:
     """Take somebody out of what the local plugins know; account and history stay."""
+    from callboard.access import open_database
+    from callboard.acts import record
     from callboard.people import find_person, remove
+
+    async def take_out() -> str:
+        said = await remove(own, user)
+        async with open_database(own, "gateway") as gateway:
+            await record(gateway, "import", f"Removed person {user} from what the local plugins know.")
+        return said
 
     own = settings(data_dir)
     if not is_sure:
@@ -215,7 +234,26 @@ def people_remove(
         typer.confirm(
             f"Remove {name} ({found.rank}) from the people that the local plugins know?", abort=True
         )
-    told.print(run(remove(own, user)), markup=False, soft_wrap=True)
+    told.print(run(take_out()), markup=False, soft_wrap=True)
+
+
+@app.command()
+def audit(
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 50,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List what operators did, newest first: keys, imports, restores, repairs, dropped letters."""
+    from callboard.acts import acts
+
+    found = run(acts(settings(data_dir), limit))
+    if as_json:
+        show_json([{**one, "at": one["at"].isoformat()} for one in found])
+        return
+    table = table_of("at", "act", "by", "what")
+    for one in found:
+        table.add_row(moment(one["at"]), Text(one["act"]), Text(one["by"]), Text(one["text"]))
+    shown.print(table if table.rows else "Nothing was recorded so far.")
 
 
 @app.command()
@@ -275,26 +313,47 @@ def backup(
 @app.command()
 def restore(
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="A backup; - for standard input.")],
+    revoke_keys: Annotated[
+        bool,
+        typer.Option(
+            "--revoke-keys", help="Revoke every key of the backup before any of them is valid again."
+        ),
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Bring a backup back into an empty system that does not run."""
+    """Bring a backup back into an empty system that does not run, and name the keys that are valid again."""
     from contextlib import nullcontext
 
     from callboard.access import data_dir_of
     from callboard.backup_file import present_file
+    from callboard.restore import Restored, stopped_system
     from callboard.restore import restore as read
-    from callboard.restore import stopped_system
 
     folder = data_dir_of(data_dir)
     system = stopped_system(folder) if folder else nullcontext(settings(None))
 
-    async def bring_back() -> str:
+    async def bring_back() -> Restored:
         with progress("Restoring") as advance:
-            return await read(system, source, advance)
+            return await read(system, source, advance, revoke_keys=revoke_keys)
 
     with present_file(file) as source:
-        held = run(bring_back())
-    told.print(f"Restored {held}. Start Callboard; then run `callboard verify --repair`.", soft_wrap=True)
+        restored = run(bring_back())
+    table = table_of("name", "key", "scope", "created", "last used", "since the backup")
+    for key, change in restored.keys:
+        table.add_row(
+            key.name, f"{key.prefix}…", key.scope, moment(key.created_at), moment(key.last_used_at), change
+        )
+    if table.rows:
+        told.print(table)
+        told.print(
+            "These keys are revoked: make others with `callboard keys create`, or let `callboard up` make the first."
+            if revoke_keys
+            else "These keys are valid again. Revoke each that should not be: `callboard keys revoke NAME`.",
+            soft_wrap=True,
+        )
+    told.print(
+        f"Restored {restored.held}. Start Callboard; then run `callboard verify --repair`.", soft_wrap=True
+    )
 
 
 @app.command()

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 FIRST_KEYS: tuple[KeyScope, ...] = ("roblox", "discord", "operator")
 KEYS_FILE = "keys.env"
 _UNFINISHED = "keys.env.unfinished"
-_MAKER = "callboard up"
+_MAKER = "system"
 
 
 async def prepare(settings: Settings, data_dir: Path) -> None:
@@ -84,14 +84,14 @@ async def _make_first_keys(settings: ProcessSettings, data_dir: Path) -> None:
 
 
 async def set_aside_other_keys(settings: Settings, data_dir: Path) -> None:
-    """Rename keys.env if it has keys that the database does not know, and forget a start that died with it."""
+    """Rename keys.env if it has keys that the database does not know or has revoked, and forget a start that died with it."""
     (data_dir / _UNFINISHED).unlink(missing_ok=True)
     file = data_dir / KEYS_FILE
     if not file.exists():
         return
     client, database = connect(settings, "gateway")
     async with client:
-        known = {key.hash for key in await list_keys(database)}
+        known = {key.hash for key in await list_keys(database) if key.revoked_at is None}
     given = [line.partition("=")[2] for line in read_text(file).splitlines()]
     if any(key and sha256(key.encode()).digest() not in known for key in given):
         file.replace(data_dir / f"{KEYS_FILE}.replaced")

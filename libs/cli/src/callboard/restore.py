@@ -5,6 +5,8 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +15,7 @@ from nats.js.errors import NotFoundError
 from pymongo.errors import PyMongoError
 
 from callboard.access import find_settings, open_databases
+from callboard.acts import operator, record
 from callboard.backup import Advance
 from callboard.backup_file import Reader, describe
 from callboard.components import Options, plan_servers
@@ -29,6 +32,8 @@ from common.mongo import RESTORING, Database, Documents
 from common.outbox import OUTBOX
 from common.settings import Settings
 from common.stream import STREAM
+from gateway.keys import list_keys, revoke_key
+from gateway.models import Key
 
 _DATA = (
     ("shifts", "shifts"),
@@ -55,8 +60,25 @@ async def check(file: BinaryIO) -> Reader:
     return reader
 
 
-async def restore(system: AbstractAsyncContextManager[Settings], file: BinaryIO, advance: Advance) -> str:
-    """Put a backup into the databases of a system, and answer what it held, for people.
+@dataclass(frozen=True)
+class Restored:
+    """What a backup held, for people, and each key that was valid in it, with what became of that key since then.
+
+    That is known where the databases that the backup replaced had keys.
+    """
+
+    held: str
+    keys: Sequence[tuple[Key, str]]
+
+
+async def restore(
+    system: AbstractAsyncContextManager[Settings],
+    file: BinaryIO,
+    advance: Advance,
+    *,
+    revoke_keys: bool = False,
+) -> Restored:
+    """Put a backup into the databases of a system. With `revoke_keys`, none of its keys is valid afterwards.
 
     Nothing is written before all of the file was read and found good. After a crash, or an error, no service
     starts on what is there until a restore came to its end. Raises CommandError.
@@ -70,6 +92,8 @@ async def restore(system: AbstractAsyncContextManager[Settings], file: BinaryIO,
     async with system as settings, open_databases(settings) as databases:
         await _refuse_data(databases)
         await _forget_stream(settings)
+        gateway = databases["gateway"]
+        before = {key.hash: key for key in await list_keys(gateway)}
         with _half_of_it(), pymongo.timeout(_LONGEST_SECONDS):
             await _clear(databases)
             await _fill(databases, file, held, advance)
@@ -80,9 +104,32 @@ async def restore(system: AbstractAsyncContextManager[Settings], file: BinaryIO,
                 )
             # Indexes are built faster over what is there, and some let MongoDB remove what is old.
             await migrate_all(settings)
+            keys = [
+                (key, _change(key, before))
+                for key in await list_keys(gateway)
+                if key.is_valid(datetime.now(UTC))
+            ]
+            revoked = sorted({key.name for key, _ in keys}) if revoke_keys else []
+            for name in revoked:
+                await revoke_key(gateway, name, operator())
+            text = describe(held.header, held.counts)
+            also = f" Revoked its keys: {', '.join(revoked)}." if revoked else ""
+            await record(gateway, "restore", f"Restored {text}.{also}")
             for name in DATABASES:
                 await databases[name].drop_collection(RESTORING)
-    return describe(held.header, held.counts)
+    return Restored(text, keys)
+
+
+def _change(key: Key, before: Mapping[bytes, Key]) -> str:
+    """What became of a key after the backup, as far as the databases that it replaced knew."""
+    if not before:
+        return ""
+    known = before.get(key.hash)
+    if known is None:
+        return "unknown here"
+    if known.revoked_at is not None:
+        return "revoked"
+    return "rotated" if key.current and not known.current else ""
 
 
 @contextmanager

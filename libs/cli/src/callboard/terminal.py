@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what a command needs is imported when it runs: `up` starts 
 
 # Where nobody looks at it, a table may be as wide as it is.
 shown = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 200)
-told = Console(stderr=True, highlight=False)
+told = Console(stderr=True, highlight=False, width=None if sys.stderr and sys.stderr.isatty() else 200)
 
 DataDir = Annotated[
     Path | None,

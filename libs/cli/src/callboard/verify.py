@@ -9,6 +9,7 @@ from typing import Any
 import pymongo
 
 from callboard.access import open_databases
+from callboard.acts import record
 from callboard.books import (
     Comparison,
     CopiesOfCertifications,
@@ -81,12 +82,16 @@ class Report:
             "repairs": self.repairs,
         }
 
+    def mended(self) -> str:
+        """How much of what was mended, for people; nothing if nothing was."""
+        repairs = self.repairs or {}
+        return ", ".join(_number(count, *_MENDED[what]) for what, count in repairs.items() if count)
+
     def sentences(self) -> list[str]:
         """The report for people: what is wrong, the first of it in detail, and the sum of it all."""
         told = [f"Found: {text}" for texts in self.found.values() for text in _first(texts)]
         if self.repairs is not None:
-            mended = [_number(count, *_MENDED[what]) for what, count in self.repairs.items() if count]
-            told.append(f"Mended: {', '.join(mended) or 'nothing'}.")
+            told.append(f"Mended: {self.mended() or 'nothing'}.")
         told += [text for texts in self.differences.values() for text in _first(texts)]
         if self.on_their_way:
             are = "is on its way" if self.on_their_way == 1 else "are on their way"
@@ -128,7 +133,12 @@ async def verify(
             await database.command("ping")  # where MongoDB does not answer, this fails in two seconds
         if not repair:
             return await _Round(settings, databases, advance, patience_seconds).run()
-        before = await _Round(settings, databases, advance, patience_seconds, is_repairing=True).run()
+        repairing = _Round(settings, databases, advance, patience_seconds, is_repairing=True)
+        try:
+            before = await repairing.run()
+        finally:  # a repair that was told to stop has done a part of it
+            if mended := repairing.report.mended():
+                await record(databases["gateway"], "repair", f"Repaired: {mended}.")
         report = await _Round(settings, databases, advance, patience_seconds).run()
         report.found, report.repairs = before.differences, before.repairs
         return report
@@ -149,12 +159,12 @@ class _Round:
         self._settings = settings
         self._databases = databases
         self._advance = advance
-        self._report = Report(repairs={} if is_repairing else None)
+        self.report = Report(repairs={} if is_repairing else None)
         self._pauses = int(patience_seconds / _PAUSE_SECONDS)
 
     async def run(self) -> Report:
         """Compare everything, and mend what differs if this is a repair."""
-        self._report.unsent_events = await self._unsent_events()
+        self.report.unsent_events = await self._unsent_events()
         # Beside the others, so that MongoDB reads for the one while this process compares for the other.
         credit = asyncio.create_task(self._compare(CreditOfShifts(self._databases)))
         try:
@@ -164,8 +174,8 @@ class _Round:
         finally:
             credit.cancel()
             await asyncio.gather(credit, return_exceptions=True)
-        self._report.dead_letters = await self._counts(DEAD_LETTERS.name, {})
-        return self._report
+        self.report.dead_letters = await self._counts(DEAD_LETTERS.name, {})
+        return self.report
 
     async def _unsent_events(self) -> dict[str, int]:
         """By service, how many of the events that wait now are not sent before patience ends."""
@@ -191,12 +201,12 @@ class _Round:
             if done % _ADVANCE_EVERY == 0:
                 self._advance(comparison.what, done, size)
             for what, number in comparison.count(pair).items():
-                self._report.counts[what] += number
+                self.report.counts[what] += number
             if len(noted) < _AT_ONCE and comparison.differences(pair):
                 noted.append(pair[0])
                 if len(noted) == _AT_ONCE:
                     lasting = await self._lasting(comparison, noted)
-                    if self._report.repairs is not None:
+                    if self.report.repairs is not None:
                         await self._conclude(comparison, lasting)
                         lasting = []
                     noted = [key for key, *_ in lasting]
@@ -223,20 +233,20 @@ class _Round:
 
     async def _conclude(self, comparison: Comparison, lasting: Sequence[Pair]) -> None:
         """Report what differs, and mend it if that was asked for."""
-        if not lasting and self._report.repairs is None:
+        if not lasting and self.report.repairs is None:
             return
         mendable = lasting
         if lasting and isinstance(comparison, Publishing):
             lasting, mendable = await self._without_what_is_on_its_way(comparison, lasting)
-        told = self._report.differences.setdefault(comparison.what, [])
+        told = self.report.differences.setdefault(comparison.what, [])
         told += [text for pair in lasting for text in comparison.differences(pair)][: _AT_ONCE - len(told)]
-        if self._report.repairs is None or not isinstance(comparison, Mending):
+        if self.report.repairs is None or not isinstance(comparison, Mending):
             return
         # What its owner has not sent yet may be what is missing: it is not sent once more.
         publisher = comparison.publishes_from if isinstance(comparison, Publishing) else None
-        if publisher is None or not self._report.unsent_events[publisher]:
-            mended = self._report.repairs.get(comparison.what, 0) + await comparison.mend(mendable)
-            self._report.repairs[comparison.what] = mended
+        if publisher is None or not self.report.unsent_events[publisher]:
+            mended = self.report.repairs.get(comparison.what, 0) + await comparison.mend(mendable)
+            self.report.repairs[comparison.what] = mended
 
     async def _without_what_is_on_its_way(
         self, comparison: Publishing, lasting: Sequence[Pair]
@@ -249,7 +259,7 @@ class _Round:
         keys = [key for key, *_ in lasting]
         lasting = [pair async for pair in _each(comparison.pairs(keys)) if comparison.differences(pair)]
         if transit is None:
-            self._report.nats_is_away = True
+            self.report.nats_is_away = True
             return lasting, []
         sent = await comparison.sent_at(lasting)
         coming = {
@@ -257,7 +267,7 @@ class _Round:
             for key, by_consumer in sent.items()
             if any(transit.may_hold(consumer, at) for consumer, at in by_consumer.items())
         }
-        self._report.on_their_way += len(coming)
+        self.report.on_their_way += len(coming)
         return lasting, [pair for pair in lasting if pair[0] not in coming]
 
 
