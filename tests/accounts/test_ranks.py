@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from accounts.errors import RankRefused
+from accounts.models import Person
 from accounts.ranks import Ranks
 from common.group import load_group
 from common.outbox import Outbox
@@ -458,6 +459,68 @@ async def test_a_username_older_than_a_day_is_read_again(park: OutsidePark) -> N
     account = await park.account(user)
     assert account is not None
     assert account["username_key"] == "after"
+
+
+async def named(park: OutsidePark, user: int, name: str, *, hours: float) -> None:
+    """An account whose name was read so long ago."""
+    await park.store(user, CAST, minutes=1)
+    read_at = datetime.now(UTC) - timedelta(hours=hours)
+    name_now = {"username": name, "username_key": name.casefold(), "username_read_at": read_at}
+    await park.database["accounts"].update_one({"id": user}, {"$set": name_now})
+
+
+async def by_name(park: OutsidePark, name: str) -> tuple[int, str]:
+    """Whom /profile?username= shows."""
+    found = (await park.client.get("/profile", params={"username": name})).json()
+    return found["id"], found["username"]
+
+
+async def test_a_new_name_by_which_somebody_was_found_is_shown_by_their_id_at_once(park: OutsidePark) -> None:
+    user = unique_id()
+    before, after = f"Before_{user}", f"After_{user}"
+    await named(park, user, before, hours=1)
+    park.company.names[user] = after
+    assert (await park.profile(user)).json()["username"] == before  # nobody learnt of it yet
+    assert await by_name(park, after.upper()) == (user, after)
+    assert (await park.profile(user)).json()["username"] == after
+    park.company.is_down = True
+    assert await by_name(park, after) == (user, after)
+    assert (await park.client.get("/profile", params={"username": before})).status_code == 503
+
+
+async def test_a_name_that_was_read_earlier_does_not_undo_a_newer_one(
+    park: OutsidePark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = unique_id()
+    before, after = f"Before_{user}", f"After_{user}"
+    await named(park, user, after, hours=0.1)
+
+    async def remembered(_: str) -> Person:
+        return Person(user, before, datetime.now(UTC) - timedelta(hours=0.2))
+
+    monkeypatch.setattr(park.company, "by_username", remembered)
+    assert await by_name(park, before) == (user, after)
+    account = await park.account(user)
+    assert account is not None and account["username"] == after
+
+
+async def test_a_former_name_leads_to_whoever_has_it_now_though_nobody_answers(park: OutsidePark) -> None:
+    now, former = unique_id(), unique_id()
+    name = f"Wanted_{former}"
+    await named(park, now, f"Other_{now}", hours=1)
+    await named(park, former, name, hours=1)  # this account is the newer one
+    park.company.names |= {now: name, former: f"Renamed_{former}"}
+    assert await by_name(park, name) == (now, name)
+    park.company.is_down = True
+    assert await by_name(park, name) == (now, name)
+    assert (await park.profile(former)).json()["username"] == name  # as it was read last
+    park.company.is_down = False
+
+    async def is_renamed() -> bool:
+        return bool((await park.profile(former)).json()["username"] == f"Renamed_{former}")
+
+    await wait_until(is_renamed)
+    assert await by_name(park, name) == (now, name)
 
 
 async def test_people_who_are_looked_up_at_once_are_asked_for_once(park: OutsidePark) -> None:

@@ -1,5 +1,6 @@
 """Documents, requests and answers of accounts."""
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -74,13 +75,16 @@ class RankRequest(BaseModel):
     rankid: StrictInt
 
 
-class Person(BaseModel):
-    """Who a user is, as an identity plugin knows it; `username` in its true case."""
+@dataclass(frozen=True)
+class Person:
+    """Who a user is, as an identity plugin knows it; `username` in its true case.
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    A plugin that remembers answers says when it read this one: a later read goes before it.
+    """
 
     id: int
     username: str
+    read_at: datetime | None = field(default=None, compare=False)
 
 
 class HeldCertification(BaseModel):

@@ -260,9 +260,9 @@ class Ranks:
         username = account.username or ""
         for identity in self._identities:
             if person := await identity.by_id(account.id):
-                username = person.username
+                username, read_at = person.username, person.read_at or read_at
                 break
-        await self._accounts.note_username(account, username, read_at)
+        await self._accounts.note_username(account.id, username, read_at)
 
 
 def age_of(moment: datetime) -> timedelta:

@@ -124,17 +124,24 @@ class Accounts:
         )
         return Account.from_document(found) if found else None
 
-    async def adopt_username(self, user: int, username: str) -> None:
-        """Note the username of an account that has none yet."""
-        await self._accounts.update_one(
-            {"id": user, "username": {"$exists": False}}, {"$set": _named(username, datetime.now(UTC))}
-        )
+    async def note_username(self, user: int, username: str, read_at: datetime) -> None:
+        """Note what the username of an account was read as, unless it was read or changed later.
 
-    async def note_username(self, account: Account, username: str, read_at: datetime) -> None:
-        """Note what the username was read as, unless it was changed here meanwhile."""
-        await self._accounts.update_one(
-            {"id": account.id, "username": account.username}, {"$set": _named(username, read_at)}
+        Others who had this name before are not found by it any more, and their names are due to be read again.
+        """
+        later = {"$gte": read_at, "$lte": datetime.now(UTC) + MOST_SKEW}
+        noted = await self._accounts.update_one(
+            {"id": user, "username_read_at": {"$not": later}}, {"$set": _named(username, read_at)}
         )
+        if noted.matched_count:
+            await self._accounts.update_many(
+                {
+                    "username_key": username_key(username),
+                    "id": {"$ne": user},
+                    "username_read_at": {"$not": later},
+                },
+                {"$unset": {"username_key": "", "username_read_at": ""}},
+            )
 
     async def adopt_ranks(self, users: Sequence[int], rankid: int, read_at: datetime) -> None:
         """Note a rank of those of these accounts that have none yet."""

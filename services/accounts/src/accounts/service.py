@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from accounts.errors import RankRefused, UnknownPlace
@@ -18,7 +19,7 @@ from accounts.models import (
 from accounts.plugins import Identity
 from accounts.plugins.stored import Links
 from accounts.ranks import Ranks, record_ranks
-from accounts.repository import Accounts
+from accounts.repository import MOST_SKEW, Accounts
 from common.actors import Actor
 from common.coalesce import Coalescer, Merger
 from common.errors import Unavailable, UserNotFound
@@ -191,9 +192,7 @@ class AccountsService:
             self._ranks.refresh_old_name(account)
             return Person(id=user, username=account.username), account
         if person := await self._people_by_id.ask(user):
-            if account:
-                await self._accounts.adopt_username(user, person.username)
-            return person, account
+            return await self._newest(person, account), account
         if account:  # earned points here, though no plugin knows a name
             return Person(id=user, username=str(user)), account
         raise UserNotFound
@@ -218,13 +217,25 @@ class AccountsService:
         away: Unavailable | None = None
         try:
             if person := await self._people_by_name.ask(username):
-                return person, await self._reads.submit(person.id)
+                account = await self._reads.submit(person.id)
+                return await self._newest(person, account), account
         except Unavailable as error:
             away = error
         account = await self._accounts.by_username(username)
         if account and account.username is not None:
             return Person(id=account.id, username=account.username), account
         raise away or UserNotFound()
+
+    async def _newest(self, person: Person, account: Account | None) -> Person:
+        """The person by the name that was read last; one that the account does not show yet is noted there."""
+        if account is None or account.username == person.username:
+            return person
+        read_at = person.read_at or datetime.now(UTC)
+        noted_at = account.username_read_at
+        if account.username is not None and noted_at and read_at < noted_at <= datetime.now(UTC) + MOST_SKEW:
+            return Person(id=person.id, username=account.username)
+        await self._accounts.note_username(person.id, person.username, read_at)
+        return person
 
     async def _first(self, ask: Callable[[Identity], Awaitable[T | None]]) -> T | None:
         """The first that an identity plugin knows. Raises Unavailable when none does, and one of them is away."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -142,16 +143,18 @@ class RobloxIdentity:
 
     async def _ask_names(self, names: Sequence[str]) -> Mapping[str, Person | Unavailable]:
         found: dict[str, Person] = {}
+        read_at = datetime.now(UTC)
         answer = await self._users.by_usernames(names, _wait(Urgency.PLAYER))
         for user in answer.items:
             asked = user.requested.lower()
             if asked not in found or user.name.lower() == asked:  # whoever has the name goes first
-                found[asked] = Person(id=user.id, username=user.name)
+                found[asked] = Person(user.id, user.name, read_at)
         return _unless_omitted(names, answer.omitted) | found
 
     async def _ask_ids(self, users: Sequence[int]) -> Mapping[int, Person | Unavailable]:
+        read_at = datetime.now(UTC)
         answer = await self._users.by_ids(users, _wait(Urgency.PLAYER))
-        found = {user.id: Person(id=user.id, username=user.name) for user in answer.items}
+        found = {user.id: Person(user.id, user.name, read_at) for user in answer.items}
         return _unless_omitted(users, answer.omitted) | found
 
 
