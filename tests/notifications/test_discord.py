@@ -84,7 +84,7 @@ async def test_nothing_that_is_written_pings_anybody(
         assert request.json["allowed_mentions"] == {"parse": []}
         assert request.query == {"wait": "true"}
         assert request.headers["User-Agent"].startswith("DiscordBot (")
-        assert one.webhook.lines[0].startswith(r"**\@everyone**")
+        assert one.webhook.lines[0].startswith("**@\N{ZERO WIDTH SPACE}everyone**")
 
 
 @pytest.mark.parametrize(("characters", "told"), [(2000, 1), (1000, 1), (999, 2), (666, 3)])
