@@ -114,12 +114,36 @@ class Faults:
         return None
 
 
+def odd(value: Any, chance: random.Random) -> Any:
+    """The same JSON as another serializer would write it.
+
+    Every other field that is null, false, 0 or empty text is left out, there is one that nobody knows, and the order is
+    another. No list is left out: that would say something else.
+    """
+    if isinstance(value, list):
+        return [odd(one, chance) for one in value]
+    if not isinstance(value, dict):
+        return value
+    fields = [
+        (name, odd(one, chance))
+        for name, one in value.items()
+        if one not in (None, False, 0, "") or chance.random() < 0.5
+    ]
+    fields.append(("fieldOfNextYear", {"of": [None, 1.5]}))
+    chance.shuffle(fields)
+    return dict(fields)
+
+
 class Standin:
-    """A server that answers `routes()`; a subclass adds state, its routes, and its shape of errors."""
+    """A server that answers `routes()`; a subclass adds state, its routes, and its shape of errors.
+
+    What its routes answer in JSON is `odd`, so that each test of a client also proves that it is lenient.
+    """
 
     def __init__(self) -> None:
         self.url = ""
         self.faults = Faults()
+        self._oddities = random.Random(0)  # noqa: S311 - no secrets
         self.requests: deque[Received] = deque(maxlen=100_000)
 
     def routes(self) -> Iterable[web.RouteDef]:
@@ -166,6 +190,8 @@ class Standin:
             return self.failure(503)
         try:
             answer: web.Response = await handler(request)
+            if answer.content_type == "application/json":
+                answer.text = json.dumps(odd(json.loads(answer.text or ""), self._oddities))
         except web.HTTPException as error:  # no such route
             answer = web.Response(status=error.status, text=error.text)
         return await self._spoil(request, answer, fault)

@@ -136,8 +136,8 @@ class Scope(BaseModel):
 class Introspection(BaseModel):
     """What Roblox tells of a key."""
 
-    enabled: bool
-    expired: bool
+    enabled: bool = False  # like any false value, it may be left out
+    expired: bool = False
     expires: datetime | None = Field(None, validation_alias="expirationTimeUtc")
     scopes: Sequence[Scope] = ()
 
