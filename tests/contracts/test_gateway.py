@@ -7,7 +7,7 @@ import pytest
 
 from common.text import escape_for_discord
 from tests.contracts.park import NOT_FOUND, Park, is_refused
-from tests.contracts.routes import APPLICATION, ROUTES, Route, name
+from tests.contracts.routes import APPLICATION, GRANT, PROFILE, REVOKE, ROUTES, Route, name
 
 
 async def test_health_and_docs_need_no_key(park: Park) -> None:
@@ -34,7 +34,8 @@ async def test_openapi_describes_exactly_the_parameters_of_a_route(park: Park, r
     page = (await park.call("GET", "/openapi.json")).json()
     operation = page["paths"][route.path][route.method.lower()]
     in_query = {one["name"]: one for one in operation.get("parameters", []) if one["in"] == "query"}
-    optional = {"username", "discord", "id"} if route.path == "/profile" else set(route.optional)
+    one_of = {"username", "discord", "id"}
+    optional = one_of if route in (PROFILE, GRANT, REVOKE) else set(route.optional)
     assert set(in_query) - {"key"} == set(route.params) | optional
     required = {one for one, described in in_query.items() if described.get("required")}
     assert required - {"key"} == set(route.params) - optional

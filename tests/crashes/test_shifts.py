@@ -21,6 +21,15 @@ async def until_it_is_a_group(attempt: Callable[[], Awaitable[int]]) -> None:
     pytest.fail("no two shifts were ever in one commit")
 
 
+async def nothing_struck(park: Machine) -> int:
+    """After a pause of the machine, all came in the first commit: let the next one be struck, and start anew."""
+    async with park.service("shifts") as client:
+        await log(client, unique_id())
+    assert await park.wait("shifts") == -signal.SIGKILL
+    await park.start("shifts")
+    return 0
+
+
 async def counted_once(park: Machine, *users: int) -> None:
     """Return once everything of these people is counted, which must be as often as it should be."""
 
@@ -84,8 +93,9 @@ async def interrupted(park: Machine, point: str) -> int:
     park.arm("shifts", point)
     async with park.service("shifts") as client:
         answers = await asyncio.gather(*(log(client, user) for user in users))
+        if None not in answers:
+            return await nothing_struck(park)
         assert await park.wait("shifts") == -signal.SIGKILL
-        assert None in answers
         acknowledged = [answer is not None and answer.status_code == 200 for answer in answers]
         found = await count(park, *users)
         assert [one.shifts for one in found] == [one.events for one in found] == list(map(int, acknowledged))
@@ -112,6 +122,8 @@ async def not_answered(park: Machine) -> int:
     park.arm("shifts", NOT_ANSWERED)
     async with park.service("shifts") as client:
         answers = await asyncio.gather(*(log(client, user) for user in users))
+        if None not in answers:
+            return await nothing_struck(park)
         assert await park.wait("shifts") == -signal.SIGKILL
         stored = await count(park, *users)
         unanswered = [

@@ -7,7 +7,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,17 +248,21 @@ async def read_state(system: System, history: Sequence[Told]) -> State:
             events=events,
             dead_letters={name: await all_of(name, "dead_letters") for name in CONSUMERS},
         )
-    state.profiles, state.texts = await _ask(system.park, history)
+    people = [person.id for person in (*system.park.workers, *system.park.guests)]
+    with_accounts = [account["id"] for account in state.accounts]
+    state.profiles, state.texts = await _ask(system.park, history, {*people, *with_accounts})
     return state
 
 
-async def _ask(park: Park, history: Sequence[Told]) -> tuple[dict[int, Any], dict[str, str]]:
+async def _ask(
+    park: Park, history: Sequence[Told], users: Iterable[int]
+) -> tuple[dict[int, Any], dict[str, str]]:
     profiles, texts = {}, {}
     headers = {"x-api-key": park.keys["operator"]}
     async with httpx.AsyncClient(base_url=park.url, trust_env=False, timeout=20) as client:
-        for person in [*park.workers, *park.guests]:
-            answer = await client.get("/profile", params={"id": person.id}, headers=headers)
-            profiles[person.id] = answer.json()
+        for user in users:
+            answer = await client.get("/profile", params={"id": user}, headers=headers)
+            profiles[user] = answer.json()
         for told in history:
             if told.operation.kind == "upload" and told.outcome == "ok":
                 acknowledged = next(one for one in told.attempts if one.outcome == "ok")

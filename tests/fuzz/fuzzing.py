@@ -14,6 +14,7 @@ Values = Mapping[str, Sequence[Any]]
 """By parameter, header or field of a body: values that mean something, and so lead further than others."""
 
 _HOW_OFTEN_KNOWN = 0.8
+_ONE_OF = {"id", "username", "discord"}
 
 
 @dataclass
@@ -106,10 +107,12 @@ def _lead_further(case: Any, values: Values) -> Any:
         case.headers.update(known(case.headers))
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:
         case.body = known(case.body)
-    if len(case.query or ()) > 1 and not any(one.is_required for one in case.operation.query):
-        # One parameter of several is asked for, which a description cannot tell either.
-        kept = tried if tried in case.query else dice.choice([*case.query])
-        case.query = {kept: case.query[kept]}
+    if case.query and {one.name for one in case.operation.query} >= _ONE_OF:
+        # Exactly one of them is asked for, which a description cannot tell either.
+        given = sorted(_ONE_OF & {*case.query}) or ["username"]
+        kept = tried if tried in given else "username" if "username" in given else dice.choice(given)
+        value = case.query.get(kept) or dice.choice(values["username"])
+        case.query = {name: one for name, one in case.query.items() if name not in _ONE_OF} | {kept: value}
     if "place" in (case.query or {}) and str((case.headers or {}).get("Roblox-Id")).isdecimal():
         case.headers["Roblox-Id"] = str(case.query["place"])
     return case

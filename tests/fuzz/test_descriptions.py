@@ -30,6 +30,7 @@ async def values(park: Machine) -> Values:
         "rankid": [0, 10, 20],
         "username": [person.username for person in await park.people(2, "Cast Member")],
         "certification": ["tot", "char"],
+        "moderator": ["400000000000000004"],
         "place": [1001, 1002, 1003],
         "server": ["server-1"],
         "duration": [60, 3600.5, 90_000],

@@ -32,7 +32,6 @@ CHANGES = (
     Change("notifications.repository:Repository.note_sent", "die before", name=NOT_NOTED),
 )
 MODERATOR, SHOWN_MODERATOR = "400000000000000004", "<@400000000000000004>"
-APPROVER, SHOWN_APPROVER = "400000000000000004", "400000000000000004"
 
 
 @dataclass
@@ -104,9 +103,9 @@ async def test_what_happens_in_a_park_stands_in_its_channel(told: Told) -> None:
     answers = dict.fromkeys(QUESTIONS, "Because")
     url = (await park.upload(guest.id, json=answers)).json()["url"]
     await told.tells(f"**{shown(guest)}** has applied: <{url}>")
-    assert (await park.approve(guest.id, moderator=APPROVER)).status_code == 200
+    assert (await park.approve(guest.id, moderator=MODERATOR)).status_code == 200
     await told.tells(
-        f"**{shown(guest)}** was approved by {SHOWN_APPROVER} and is now **University Student**."
+        f"**{shown(guest)}** was approved by {SHOWN_MODERATOR} and is now **University Student**."
     )
     assert (await park.grant(trainee.username, moderator=MODERATOR)).status_code == 200
     await told.tells(f"**{shown(trainee)}** was granted **Tower operator** by {SHOWN_MODERATOR}.")
@@ -139,7 +138,9 @@ async def test_when_discord_fails_all_else_goes_on_and_it_is_told_later(told: To
     finally:
         told.standin.faults.clear()
         failed = len(told.standin.requests)
-    await told.tells(f"**{shown(guest)}** was approved by ParkManager and is now **University Student**.", 60)
+    await told.tells(
+        f"**{shown(guest)}** was approved by {SHOWN_MODERATOR} and is now **University Student**.", 60
+    )
 
     def times_sent(since: int = 0) -> list[int]:
         texts = [request.json["content"] for request in told.standin.received()[since:]]
@@ -157,7 +158,9 @@ async def test_a_message_that_discord_never_takes_is_put_aside_and_the_others_go
     told.webhook.forbidden = shown(evil)
     assert (await park.approve(evil.id)).status_code == 200
     assert (await park.approve(good.id)).status_code == 200
-    await told.tells(f"**{shown(good)}** was approved by ParkManager and is now **University Student**.")
+    await told.tells(
+        f"**{shown(good)}** was approved by {SHOWN_MODERATOR} and is now **University Student**."
+    )
 
     async def is_put_aside() -> bool:
         listed = await park.callboard("dead-letters", "list")
@@ -167,14 +170,16 @@ async def test_a_message_that_discord_never_takes_is_put_aside_and_the_others_go
     assert not told.lines_of(evil)
     told.webhook.forbidden = ""
     await park.callboard("dead-letters", "replay")
-    await told.tells(f"**{shown(evil)}** was approved by ParkManager and is now **University Student**.")
+    await told.tells(
+        f"**{shown(evil)}** was approved by {SHOWN_MODERATOR} and is now **University Student**."
+    )
     assert len(told.lines_of(good)) == len(told.lines_of(evil)) == 1
 
 
 async def test_a_crash_between_the_message_and_its_note_repeats_that_one_alone(told: Told) -> None:
     park, before, after, last = told.park, *(told.park.person(GUEST) for _ in range(3))
     process = {one["name"]: one["pid"] for one in park.components()}["callboard"]
-    line = "**{}** was approved by ParkManager and is now **University Student**."
+    line = f"**{{}}** was approved by {SHOWN_MODERATOR} and is now **University Student**."
     assert (await park.approve(before.id)).status_code == 200
     await told.tells(line.format(shown(before)))
     await wait_until(told.has_noted_all)  # or this one would be what is repeated

@@ -22,6 +22,8 @@ from shifts.repository import MEMBERS, SHIFTS
 
 _PEOPLE_AT_ONCE = 1_000
 _READ_AT_ONCE = 10_000
+_NAMES_AT_ONCE = 100
+"""MongoDB compares each row that it finds with every one of them."""
 
 Databases = Mapping[str, Database]
 Pair = tuple[Any, Any, Any]
@@ -376,12 +378,14 @@ def _name(user: int, code: str, version: int) -> str:
 
 async def _sent_at(outbox: Documents, names: Sequence[str]) -> dict[str, datetime]:
     """When each event was last sent, or published again, as far as the outbox still knows; by the row's name."""
-    begin = [re.compile(f"^{re.escape(name)}") for name in names]
     latest: dict[str, datetime] = {}
-    async for row in outbox.find({"_id": {"$in": begin}}, ["sent_at"]):
-        name = row["_id"] if row["_id"] in names else row["_id"].rpartition("-")[0]
-        at = row.get("sent_at") or datetime.now(UTC)  # it will be sent in a moment
-        latest[name] = max(at, latest.get(name, at))
+    for first in range(0, len(names), _NAMES_AT_ONCE):
+        some = {*names[first : first + _NAMES_AT_ONCE]}
+        begin = [re.compile(f"^{re.escape(name)}") for name in some]
+        async for row in outbox.find({"_id": {"$in": begin}}, ["sent_at"]):
+            name = row["_id"] if row["_id"] in some else row["_id"].rpartition("-")[0]
+            at = row.get("sent_at") or datetime.now(UTC)  # it will be sent in a moment
+            latest[name] = max(at, latest.get(name, at))
     return latest
 
 

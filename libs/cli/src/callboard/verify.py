@@ -261,7 +261,8 @@ class _Round:
         if transit is None:
             self.report.nats_is_away = True
             return lasting, []
-        sent = await comparison.sent_at(lasting)
+        with pymongo.timeout(_LONGEST_READ_SECONDS):
+            sent = await comparison.sent_at(lasting)
         coming = {
             key
             for key, by_consumer in sent.items()
