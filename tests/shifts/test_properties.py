@@ -25,12 +25,12 @@ from hypothesis.stateful import (
 
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
-from common.errors import InvalidQuery, Unavailable
+from common.errors import InvalidQuery, KeyReused, Unavailable
 from common.events import CertificationGranted, CertificationRevoked
 from common.mongo import Database, Document, connect
 from common.peers import Apps
 from shifts import main as shifts
-from shifts.errors import InvalidCertification, KeyReused
+from shifts.errors import InvalidCertification
 from shifts.handlers import on_certification_changed
 from shifts.models import Claim, LogQuery
 from shifts.rules import check, repeats, uncovered_seconds

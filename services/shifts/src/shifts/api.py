@@ -7,35 +7,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from common.app import answer
-from common.errors import InvalidQuery, error_responses
+from common.errors import KeyReused, error_responses
+from common.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED, REPLAYED_RESPONSE, read_idempotency_key
 from common.peers import KEY_NAME_HEADER
 from common.query import query_parameters, read_query
-from shifts.errors import ImpossibleDuration, InvalidCertification, KeyReused, UnknownPlace
+from shifts.errors import ImpossibleDuration, InvalidCertification, UnknownPlace
 from shifts.models import LogAnswer, LogQuery
 from shifts.service import Shifts
 
-LONGEST_IDEMPOTENCY_KEY = 255
-
 router = APIRouter()
-
-_PARAMETERS = query_parameters(LogQuery)
-_PARAMETERS["parameters"].append(
-    {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": "Made once per shift by the game server, and sent again with each retry.",
-        "schema": {"type": "string", "maxLength": LONGEST_IDEMPOTENCY_KEY},
-    }
-)
-
-
-_REPLAYED = {
-    "Idempotent-Replayed": {
-        "description": "the shift was recorded by an earlier request, which this one repeats",
-        "schema": {"const": "true"},
-    }
-}
 
 
 @router.post(
@@ -43,25 +23,14 @@ _REPLAYED = {
     response_model=LogAnswer,
     responses={
         **error_responses(UnknownPlace, InvalidCertification, ImpossibleDuration, KeyReused),
-        200: {"headers": _REPLAYED},
+        200: REPLAYED_RESPONSE,
     },
-    openapi_extra=_PARAMETERS,
+    openapi_extra={"parameters": [*query_parameters(LogQuery)["parameters"], IDEMPOTENCY_PARAMETER]},
 )
 async def log(request: Request) -> Response:
     """Record a shift that somebody worked, once, however often it is sent."""
     query = read_query(LogQuery, request)
     key = request.headers.get(KEY_NAME_HEADER, "")
     service = cast(Shifts, request.app.state.service)
-    is_repeat = await service.log(query, key, _idempotency_key(request), arrived_at=int(time.time()))
-    return answer(LogAnswer(), headers={"Idempotent-Replayed": "true"} if is_repeat else None)
-
-
-def _idempotency_key(request: Request) -> str | None:
-    given = request.headers.getlist("idempotency-key")
-    if len(given) > 1:
-        raise InvalidQuery("Idempotency-Key is given more than once")
-    if not given or not given[0]:
-        return None
-    if len(given[0]) > LONGEST_IDEMPOTENCY_KEY:
-        raise InvalidQuery("Idempotency-Key must have at most 255 characters")
-    return given[0]
+    is_repeat = await service.log(query, key, read_idempotency_key(request), arrived_at=int(time.time()))
+    return answer(LogAnswer(), headers=REPLAYED if is_repeat else None)

@@ -22,10 +22,3 @@ class ImpossibleDuration(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(400, "impossible duration: expected 1 second to 24 hours")
-
-
-class KeyReused(ServiceError):
-    """422: this Idempotency-Key came before, with other parameters."""
-
-    def __init__(self) -> None:
-        super().__init__(422, "this Idempotency-Key was used for another shift")

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from math import floor
 
-from common.errors import InvalidQuery
-from shifts.errors import InvalidCertification, KeyReused
+from common.errors import InvalidQuery, KeyReused
+from shifts.errors import InvalidCertification
 from shifts.models import Claim, HeldCertification, Shift
 
 MAX_AGE_SECONDS = 7 * 24 * 3600

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 from common import metrics
 from common.coalesce import Coalescer
-from common.errors import InvalidQuery, Unavailable
+from common.errors import InvalidQuery, KeyReused, Unavailable
 from common.events import CertificationGranted, CertificationRevoked
 from common.group import Group
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
 from common.peers import Peer
-from shifts.errors import ImpossibleDuration, InvalidCertification, KeyReused, UnknownPlace
+from shifts.errors import ImpossibleDuration, InvalidCertification, UnknownPlace
 from shifts.models import Claim, HeldCertification, LogQuery, Shift, Timesheet
 from shifts.plugins import PointsPolicy
 from shifts.repository import Repository
