@@ -96,12 +96,14 @@ class Attempted(BaseModel):
 class Record(BaseModel):
     """The document of one application or approval; it stays when the text has expired.
 
-    Who approves is named as an `Actor` is, in two fields; old records hold any name. `copy_url` is where this Callboard shows the text as well, when `url` is elsewhere.
+    `moderator` and `moderator_via` name who approves as an `Actor` does; old records hold any name. `copy_url` is where
+    Callboard shows the text too when `url` is at another company.
 
-    One that began with an approval was never submitted, and has neither `submitted_at` nor `url`. While it is
-    `approving`, whoever holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone
-    may take it over. `attempts` are those that began and took over this approval. Where the rank was refused, an application is `submitted` again, with the last `refusal`; older
-    versions left it `failed`, which counts as `submitted`.
+    A record that began with an approval was never submitted, and has neither `submitted_at` nor `url`. While it is
+    `approving`, whoever holds the lease (`claimed_by`, until `claimed_until`) sets the rank; after that, anyone may take
+    it over. `attempts` are the requests with an Idempotency-Key that began or took over this approval. Where the rank was
+    refused, an application is `submitted` again, with the last `refusal`; older versions left it `failed`, which counts
+    as `submitted`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True)

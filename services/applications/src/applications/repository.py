@@ -42,9 +42,8 @@ APPLICATIONS = Collection(
         "properties": {
             "_id": {"bsonType": "string"},
             "user": {"bsonType": ["int", "long"]},
-            "status": {
-                "enum": ["submitted", "approving", "approved", "failed"]
-            },  # `failed` by older versions
+            # Older versions wrote `failed`.
+            "status": {"enum": ["submitted", "approving", "approved", "failed"]},
         },
     },
 )
