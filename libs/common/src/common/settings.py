@@ -47,6 +47,9 @@ class ProcessSettings(BaseSettings):
     config: Path = Field(Path("callboard.toml"), description="the group's configuration file")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    patience: float = Field(
+        1.0, ge=0.1, le=100, description="how many times longer is waited than usual, for a slow machine"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
     otlp_endpoint: str | None = Field(
         None,
