@@ -11,10 +11,11 @@ from typing import Any
 import nats
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
+from pymongo.errors import PyMongoError
 from typer.testing import CliRunner
 
 from callboard.access import open_database
-from callboard.databases import migrate_database
+from callboard.databases import migrate_all, migrate_database
 from callboard.main import app
 from callboard.servers import free_port, listens, mongod, nats_server
 from common.settings import Settings
@@ -90,6 +91,14 @@ async def test_a_password_that_mongodb_does_not_take_is_one_sentence(
     answer = await callboard(command, f"mongodb://callboard:wrong@{host}", servers.nats_url, tmp_path)
     assert_sentence(answer, "MongoDB refused the user or the password: correct CALLBOARD_MONGO_URL. (")
     assert not (tmp_path / "backup").exists()
+
+
+async def test_a_migration_that_fails_breaks_nothing_off(servers: Servers) -> None:
+    host = servers.mongo_url.partition("@")[2]
+    refused = settings(Settings, servers, mongo_url=f"mongodb://callboard:wrong@{host}")
+    with pytest.raises(PyMongoError):
+        await migrate_all(refused)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one[0] in ("keys", "people")], ids=" ".join)

@@ -36,8 +36,12 @@ async def migrate_database(settings: ProcessSettings, name: str) -> None:
 
 
 async def migrate_all(settings: ProcessSettings) -> None:
-    """Bring every database up to date. Safe to repeat."""
-    await asyncio.gather(*(migrate_database(settings, name) for name in DATABASES))
+    """Bring every database up to date. Safe to repeat. Raises what one of them raised, once all have ended."""
+    work = (migrate_database(settings, name) for name in DATABASES)
+    # To end with the first that fails would break off the others while they close their clients.
+    for error in await asyncio.gather(*work, return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 async def present_collections(database: Database) -> list[str]:
