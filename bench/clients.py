@@ -16,9 +16,9 @@ from typing import Any
 import uvicorn
 
 import gateway.main
+from common.outgoing.client import Client
 from common.server import run
 from common.settings import read_settings
-from gateway.client import Client
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Answer, Outgoing
 

@@ -25,7 +25,7 @@ from callboard.replica_set import prepare_mongod
 from callboard.servers import listens, mongod, nats_server
 from certifications.models import Record
 from common.mongo import connect, migrate
-from common.peers import KEY_NAME_HEADER, TOKEN_HEADER
+from common.outgoing.headers import KEY_NAME_HEADER, TOKEN_HEADER
 from common.settings import Settings, read_settings
 from gateway.keys import create_key
 from shifts import repository as shifts

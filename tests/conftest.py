@@ -80,7 +80,7 @@ async def servers(request: pytest.FixtureRequest) -> AsyncIterator[Servers]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time by which what fails again and again is tried again."""
     still = Clock()
-    monkeypatch.setattr("common.breaker.time", still)
+    monkeypatch.setattr("common.outgoing.breaker.time", still)
     return still
 
 

@@ -25,8 +25,8 @@ from common.events import CertificationGranted, CertificationRevoked, RankChange
 from common.group import Group, load_group
 from common.mongo import Database, connect, migrate
 from common.outbox import Outbox
-from common.peers import TOKEN_HEADER
-from common.providers import Urgency
+from common.outgoing.headers import TOKEN_HEADER
+from common.outgoing.providers import Urgency
 from common.settings import Settings
 from tests.support import ROOT, Servers, settings, wait_until
 

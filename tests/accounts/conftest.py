@@ -15,7 +15,7 @@ from accounts.service import AccountsService
 from callboard.databases import migrate_database
 from common.group import Group, load_group
 from common.mongo import Database, connect
-from common.providers import Urgency
+from common.outgoing.providers import Urgency
 from common.settings import Settings
 from tests.accounts.on_roblox import ranking
 from tests.standins.roblox import Roblox, roblox

@@ -9,8 +9,8 @@ import pytest
 from accounts.plugins.roblox import RobloxIdentity, RobloxRanking
 from common.group import Group, load_group
 from common.mongo import Database
+from common.outgoing.providers import Urgency
 from common.plugins import load
-from common.providers import Urgency
 from tests.standins import Forged
 from tests.standins.roblox import KEY, LADDER, Roblox
 from tests.support import ROOT

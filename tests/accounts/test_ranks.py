@@ -12,7 +12,7 @@ from accounts.models import Person
 from accounts.ranks import Ranks
 from common.group import load_group
 from common.outbox import Outbox
-from common.providers import Urgency
+from common.outgoing.providers import Urgency
 from tests.accounts.builders import (
     CAST,
     GUEST,

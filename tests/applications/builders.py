@@ -20,7 +20,7 @@ from common.actors import Actor
 from common.errors import ServiceError, UserNotFound
 from common.idempotency import Attempt, read_attempt
 from common.mongo import Database, Document, connect, transaction
-from common.peers import KEY_NAME_HEADER
+from common.outgoing.headers import KEY_NAME_HEADER
 from tests.support import Servers, running, settings
 
 GUEST, TRAINEE, CAST, MANAGER = 0, 10, 20, 40

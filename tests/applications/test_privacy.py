@@ -12,7 +12,7 @@ import httpx
 from applications.settings import ApplicationsSettings
 from callboard.databases import migrate_database
 from callboard.servers import free_port
-from common.peers import TOKEN_HEADER
+from common.outgoing.headers import TOKEN_HEADER
 from tests.applications.builders import PUBLIC_URL, Park, four_answers, park
 from tests.support import ROOT, Servers, settings, unique_id, wait_until
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from common.peers import KEY_NAME_HEADER
+from common.outgoing.headers import KEY_NAME_HEADER
 from tests.certifications.builders import GUEST, MODERATOR, Member, Park, refusing_events
 from tests.support import unique_id
 

@@ -13,7 +13,7 @@ from pymongo import AsyncMongoClient
 
 from callboard.servers import free_port
 from common.mongo import Document
-from common.peers import TOKEN_HEADER
+from common.outgoing.headers import TOKEN_HEADER
 from tests.cli.machine import START_SECONDS, Machine, machine
 from tests.gateway.builders import served
 from tests.gateway.raw import Answer, ask

@@ -18,7 +18,7 @@ from callboard.verify import Report, verify
 from common.dead_letters import DEAD_LETTERS
 from common.events import ShiftLogged, new_id
 from common.mongo import transaction
-from common.peers import KEY_NAME_HEADER
+from common.outgoing.headers import KEY_NAME_HEADER
 from tests.accounts.builders import shift_logged
 from tests.cli.machine import CALLBOARD, run
 from tests.support import unique_id, wait_until

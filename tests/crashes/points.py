@@ -43,9 +43,9 @@ CRASH_POINTS = (
     Change("pymongo.asynchronous.collection:AsyncCollection.bulk_write", "die after", name=NOT_ADDED),
     Change("nats.aio.msg:Msg.ack", "die before", name=NOT_ACKNOWLEDGED),
     Change("nats.aio.msg:Msg.term", "die before", name=NOT_TERMINATED),
-    Change("common.peers:Peer.post", "die before", name=NOT_RANKED),
+    Change("common.outgoing.peer:Peer.post", "die before", name=NOT_RANKED),
     Change("accounts.plugins.local:LocalRanking.set", "die after", name=NOT_TOLD),
-    Change("common.peers:Peer.post", "die after", name=NOT_APPROVED),
+    Change("common.outgoing.peer:Peer.post", "die after", name=NOT_APPROVED),
     *APPLICATION_POINTS,
     *CERTIFICATION_POINTS,
 )

@@ -22,7 +22,7 @@ from certifications.main import create as create_certifications
 from certifications.settings import CertificationsSettings
 from common import mongo
 from common.group import load_group
-from common.peers import Apps
+from common.outgoing.local import Apps
 from common.settings import Settings
 from gateway.main import create as create_gateway
 from gateway.settings import GatewaySettings

@@ -8,7 +8,7 @@ import pytest
 
 from tests.gateway.builders import changed_config, echoes, make_key, open_gateway, served_gateway
 from tests.gateway.raw import Gate
-from tests.gateway.wire import LONG
+from tests.outgoing.wire import LONG
 from tests.support import Servers
 
 
@@ -19,7 +19,7 @@ def _patience() -> Iterator[None]:
         for limit in (
             "common.mongo.TIMEOUT_SECONDS",
             "common.app._LONGEST_PING_SECONDS",
-            "gateway.client.CONNECT_SECONDS",
+            "common.outgoing.client.CONNECT_SECONDS",
             "gateway.upstreams.LONGEST_LOOK_SECONDS",
             "gateway.docs._SECONDS_TO_DESCRIBE",
             "gateway.status._SECONDS_TO_ANSWER",
@@ -69,4 +69,4 @@ async def keys(servers: Servers) -> dict[str, str]:
 @pytest.fixture
 def idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hop's client closes no connection for its age, so that it must close it for what the test says."""
-    monkeypatch.setattr("gateway.client.LONGEST_IDLE_SECONDS", LONG)
+    monkeypatch.setattr("common.outgoing.client.LONGEST_IDLE_SECONDS", LONG)

@@ -12,7 +12,7 @@ from fastapi.openapi.models import OpenAPI
 
 from certifications.main import create as create_certifications
 from certifications.settings import CertificationsSettings
-from common.peers import Apps
+from common.outgoing.local import Apps
 from gateway.routes import load_routes
 from tests.gateway.builders import Echo, echoes, open_gateway
 from tests.support import Servers, settings, wait_until

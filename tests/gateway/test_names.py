@@ -11,8 +11,8 @@ import pytest
 
 import gateway.upstreams
 from callboard.servers import free_port
-from common.breaker import FAILURES_IN_A_ROW
 from common.errors import Unavailable
+from common.outgoing.breaker import FAILURES_IN_A_ROW
 from gateway.proxy import Proxy
 from gateway.routes import Route, Routes
 from gateway.settings import GatewaySettings

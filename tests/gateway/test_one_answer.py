@@ -18,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from common import logs
 from common.app import create_app
 from common.errors import Unavailable
-from common.peers import TOKEN_HEADER, Peer
+from common.outgoing.headers import TOKEN_HEADER
+from common.outgoing.peer import Peer
 from common.settings import Settings, read_settings
 from gateway.main import create
 from gateway.proxy import Proxy

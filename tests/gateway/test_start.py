@@ -18,7 +18,7 @@ from callboard.servers import free_port
 from common import plugins
 from common.errors import ConfigurationError, ServiceError
 from common.mongo import migrate
-from common.peers import LONGEST_IDLE_SECONDS
+from common.outgoing.client import LONGEST_IDLE_SECONDS
 from common.plugins import PluginContext
 from common.server import IDLE_SECONDS, uvicorn_config
 from gateway.main import create

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from common.breaker import FAILURES_IN_A_ROW, SECONDS_BETWEEN_TRIES
+from common.outgoing.breaker import FAILURES_IN_A_ROW, SECONDS_BETWEEN_TRIES
 from gateway.proxy import Proxy
 from gateway.routes import Route, Routes
 from gateway.settings import GatewaySettings

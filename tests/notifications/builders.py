@@ -21,7 +21,8 @@ from common.events import (
 )
 from common.group import Group, load_group
 from common.mongo import Database, connect, migrate
-from common.peers import Apps, Peer
+from common.outgoing.local import Apps
+from common.outgoing.peer import Peer
 from common.plugins import PluginContext
 from common.settings import Settings
 from notifications.plugins import Notifier

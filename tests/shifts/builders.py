@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from common.events import new_id
-from common.peers import KEY_NAME_HEADER
+from common.outgoing.headers import KEY_NAME_HEADER
 from shifts.models import Shift
 from tests.support import unique_id
 

@@ -9,7 +9,7 @@ import pytest
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
 from common.mongo import Database, connect
-from common.peers import Apps
+from common.outgoing.local import Apps
 from shifts import main as shifts
 from shifts.service import Shifts
 from shifts.settings import ShiftsSettings

@@ -28,7 +28,7 @@ from certifications.settings import CertificationsSettings
 from common.errors import InvalidQuery, KeyReused, Unavailable
 from common.events import CertificationGranted, CertificationRevoked
 from common.mongo import Database, Document, connect
-from common.peers import Apps
+from common.outgoing.local import Apps
 from shifts import main as shifts
 from shifts.errors import InvalidCertification
 from shifts.handlers import on_certification_changed

@@ -14,7 +14,7 @@ import httpx
 from fastapi import FastAPI
 
 from callboard.databases import migrate_database
-from common.peers import TOKEN_HEADER
+from common.outgoing.headers import TOKEN_HEADER
 from common.settings import ProcessSettings, read_settings
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from common.peers import KEY_NAME_HEADER
+from common.outgoing.headers import KEY_NAME_HEADER
 from tests.support.machine import Machine
 
 

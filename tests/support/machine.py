@@ -27,7 +27,8 @@ from callboard.servers import free_port, listens
 from callboard.supervisor import Component
 from common.group import load_group
 from common.mongo import Document, connect, is_outage
-from common.peers import LONGEST_IDLE_SECONDS, TOKEN_HEADER
+from common.outgoing.client import LONGEST_IDLE_SECONDS
+from common.outgoing.headers import TOKEN_HEADER
 from common.settings import Settings
 from tests.support import ROOT, Servers, settings, unique_id, wait_until
 

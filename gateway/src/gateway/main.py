@@ -10,7 +10,7 @@ from common.app import Health, add_health_routes, bare_app
 from common.group import load_group
 from common.logs import configure_logging
 from common.mongo import connect, wait_until_migrated
-from common.peers import Apps
+from common.outgoing.local import Apps
 from common.plugins import load
 from common.server import run
 from common.settings import read_settings

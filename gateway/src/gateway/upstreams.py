@@ -14,13 +14,15 @@ from prometheus_client import Counter
 from starlette.types import ASGIApp, Message
 
 from common import metrics
-from common.breaker import Breaker
 from common.errors import BrokenOff, Unavailable
-from common.peers import TOKEN_HEADER, Apps, addresses
+from common.outgoing.breaker import Breaker
+from common.outgoing.client import Busy, Client, Header, Lost, NotConnected
+from common.outgoing.headers import TOKEN_HEADER
+from common.outgoing.local import Apps
+from common.outgoing.peer import addresses
 from common.server import DRAIN_SECONDS
-from gateway.client import Busy, Client, Lost, NotConnected
 from gateway.errors import UpstreamLost, UpstreamSlow
-from gateway.incoming import HOP_BY_HOP, Header
+from gateway.incoming import HOP_BY_HOP
 from gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from certifications import main as certifications
 from certifications.settings import CertificationsSettings
 from common.group import load_group
 from common.mongo import shared_client
-from common.peers import Apps
+from common.outgoing.local import Apps
 from common.settings import Settings, read_settings
 from gateway import main as gateway
 from gateway.settings import GatewaySettings

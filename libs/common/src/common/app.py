@@ -29,7 +29,9 @@ from common.group import Group, load_group
 from common.logs import key_name, request_id
 from common.mongo import Collection, Database, connect, is_outage, wait_until_migrated
 from common.outbox import Outbox
-from common.peers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER, Apps, Peer
+from common.outgoing.headers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER
+from common.outgoing.local import Apps
+from common.outgoing.peer import Peer
 from common.settings import Settings
 from common.tracing import TRACEPARENT_HEADER, Tracer, make_tracer
 

@@ -15,7 +15,7 @@ from accounts.service import AccountsService
 from accounts.sync import Walker
 from common.app import Chassis, create_app
 from common.mongo import when_there
-from common.peers import Apps
+from common.outgoing.local import Apps
 from common.plugins import load
 from common.server import run
 from common.settings import Settings, read_settings

@@ -16,7 +16,7 @@ from common.events import RankChanged
 from common.group import Group
 from common.mongo import Database, Session, is_outage, transaction
 from common.outbox import Outbox
-from common.providers import Urgency
+from common.outgoing.providers import Urgency
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from common.errors import Unavailable
 from common.events import new_id
 from common.group import Group
 from common.mongo import Database, is_outage
-from common.providers import Urgency
+from common.outgoing.providers import Urgency
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from applications.repository import COLLECTIONS
 from applications.service import Applications
 from applications.settings import ApplicationsSettings
 from common.app import Chassis, create_app
-from common.peers import Apps
+from common.outgoing.local import Apps
 from common.plugins import load
 from common.server import run
 from common.settings import read_settings

@@ -17,7 +17,7 @@ from common.group import Group
 from common.idempotency import Attempt, IdempotencyRecords
 from common.mongo import Database, Session, is_outage, transaction
 from common.outbox import Outbox
-from common.peers import Peer
+from common.outgoing.peer import Peer
 
 logger = logging.getLogger(__name__)
 

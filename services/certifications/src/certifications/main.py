@@ -10,7 +10,7 @@ from certifications.repository import COLLECTIONS
 from certifications.service import Certifications
 from certifications.settings import CertificationsSettings
 from common.app import Chassis, create_app
-from common.peers import Apps
+from common.outgoing.local import Apps
 from common.server import run
 from common.settings import read_settings
 

@@ -12,7 +12,7 @@ from common.group import Group
 from common.idempotency import Attempt, IdempotencyRecords
 from common.mongo import Database, Session, transaction
 from common.outbox import Outbox
-from common.peers import Peer
+from common.outgoing.peer import Peer
 
 _FRESH_SECONDS = 2.5  # longer than accounts tries
 

@@ -17,7 +17,7 @@ from common.events import (
 )
 from common.group import Group
 from common.mongo import Database, is_outage
-from common.peers import Peer
+from common.outgoing.peer import Peer
 from notifications.models import News
 from notifications.plugins import Notifier
 from notifications.repository import Repository

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from common.app import answer
 from common.errors import KeyReused, error_responses
 from common.idempotency import IDEMPOTENCY_PARAMETER, REPLAYED, REPLAYED_RESPONSE, read_idempotency_key
-from common.peers import KEY_NAME_HEADER
+from common.outgoing.headers import KEY_NAME_HEADER
 from common.query import query_parameters, read_query
 from shifts.errors import ImpossibleDuration, InvalidCertification, UnknownPlace
 from shifts.models import LogAnswer, LogQuery

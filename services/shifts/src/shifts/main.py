@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from common.app import Chassis, create_app
-from common.peers import Apps
+from common.outgoing.local import Apps
 from common.plugins import load
 from common.server import run
 from common.settings import read_settings

@@ -12,7 +12,7 @@ from common.events import CertificationGranted, CertificationRevoked
 from common.group import Group
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
-from common.peers import Peer
+from common.outgoing.peer import Peer
 from shifts.errors import ImpossibleDuration, InvalidCertification, UnknownPlace
 from shifts.models import Claim, HeldCertification, LogQuery, Shift, Timesheet
 from shifts.plugins import PointsPolicy

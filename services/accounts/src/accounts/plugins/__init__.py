@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from accounts.models import Person
-from common.providers import Urgency
+from common.outgoing.providers import Urgency
 
 
 class _Entered(Protocol):

@@ -11,8 +11,8 @@ from accounts.models import Person
 from accounts.plugins.memory import Memory
 from accounts.plugins.stored import Links
 from common.errors import Unavailable
+from common.outgoing.providers import Answer, Budget, Complaints, Provider, Urgency, fit_to_show
 from common.plugins import Finding, PluginContext
-from common.providers import Answer, Budget, Complaints, Provider, Urgency, fit_to_show
 from common.query import Id
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from accounts.repository import People, username_key
 from common.coalesce import Coalescer
 from common.errors import ConfigurationError
 from common.group import Group
+from common.outgoing.providers import Urgency
 from common.plugins import PluginContext
-from common.providers import Urgency
 
 
 class LocalOptions(BaseModel):

@@ -34,8 +34,8 @@ from common.coalesce import Coalescer
 from common.errors import ConfigurationError, Unavailable
 from common.group import Group
 from common.mongo import is_outage
+from common.outgoing.providers import Complaints, Urgency
 from common.plugins import Finding, PluginContext
-from common.providers import Complaints, Urgency
 from common.query import Id
 
 logger = logging.getLogger(__name__)

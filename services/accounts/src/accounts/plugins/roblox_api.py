@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from common.errors import Unavailable
-from common.providers import Answer, Budget, Complaints, Listed, Provider, Urgency, fit_to_show
+from common.outgoing.providers import Answer, Budget, Complaints, Listed, Provider, Urgency, fit_to_show
 from common.query import MAX_ID, Id
 
 logger = logging.getLogger(__name__)

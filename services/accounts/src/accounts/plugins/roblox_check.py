@@ -6,8 +6,8 @@ from email.utils import parsedate_to_datetime
 
 from accounts.plugins.roblox_api import Introspection, OpenCloud, Role, Wait
 from common.errors import Unavailable
+from common.outgoing.providers import Urgency
 from common.plugins import Finding
-from common.providers import Urgency
 
 _PAGE = "https://create.roblox.com/dashboard/credentials"
 _MOST_SKEW = timedelta(seconds=30)

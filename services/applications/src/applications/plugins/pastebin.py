@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from applications.plugins import Published
 from applications.plugins.store import Store
 from common.errors import Unavailable
+from common.outgoing.providers import Budget, Provider, fit_to_show
 from common.plugins import Finding, PluginContext
-from common.providers import Budget, Provider, fit_to_show
 
 logger = logging.getLogger(__name__)
 

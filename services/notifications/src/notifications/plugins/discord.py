@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from common import metrics
 from common.errors import ConfigurationError, InvalidEvent, Unavailable
+from common.outgoing.providers import Answer, Budget, Provider, Urgency, fit_to_show
 from common.plugins import Finding, PluginContext
-from common.providers import Answer, Budget, Provider, Urgency, fit_to_show
 from notifications.models import KINDS, News
 from notifications.plugins.discord_text import LONGEST_MESSAGE, check_text, length, moment, render
 

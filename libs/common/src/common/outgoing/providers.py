@@ -26,9 +26,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticOmit
 
-from common.breaker import Breaker
 from common.errors import Unavailable
 from common.metrics import PROVIDER_SECONDS
+from common.outgoing.breaker import Breaker
 
 logger = logging.getLogger(__name__)
 

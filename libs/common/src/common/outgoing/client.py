@@ -1,6 +1,6 @@
-"""The hop's HTTP/1.1 client: connections to one address, kept open, with one request at a time on each.
+"""The HTTP/1.1 client of calls to our own services: connections to one address, kept open, with one request at a time on each.
 
-It does what the hop needs and no more: answers come whole, and no redirect, cookie or packed body is looked at.
+It does what they need and no more: answers come whole, and no redirect, cookie or packed body is looked at.
 A connection is used again only when it is known to stand between two requests; whatever else happens closes it.
 """
 
@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from common.peers import LONGEST_IDLE_SECONDS
-from gateway.incoming import Header
+Header = tuple[bytes, bytes]
 
 CONNECT_SECONDS = 1.0
+LONGEST_IDLE_SECONDS = 2.0
+"""How long a connection is kept for the next request: less than the other end waits, also when it stops."""
 MOST_CONNECTIONS = 128
 """Beyond these, requests wait: those to a service that does not answer must not use up what others need."""
 MOST_WAITING = 900

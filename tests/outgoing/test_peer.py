@@ -9,10 +9,10 @@ from contextlib import ExitStack, asynccontextmanager
 import httpx
 import pytest
 
-import common.peers
+import common.outgoing.peer
 from callboard.servers import free_port
 from common.errors import Unavailable
-from common.peers import Peer
+from common.outgoing.peer import Peer
 
 YES = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{"is":true}'
 
@@ -68,7 +68,7 @@ def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     async def look_up(_: str) -> Sequence[str]:
         return "127.0.0.1", "127.0.0.2"
 
-    monkeypatch.setattr("common.peers.addresses", look_up)
+    monkeypatch.setattr("common.outgoing.peer.addresses", look_up)
 
 
 @pytest.mark.usefixtures("two_addresses")
@@ -160,7 +160,7 @@ async def test_peers_share_one_tls_context(monkeypatch: pytest.MonkeyPatch) -> N
         return made[-1]
 
     monkeypatch.setattr(httpx, "create_ssl_context", count)
-    common.peers._tls_context.cache_clear()
+    common.outgoing.peer._tls_context.cache_clear()
     for url in ("https://one.invalid", "https://other.invalid", "http://third.invalid"):
         await Peer("it", url, "token", {}).close()
     assert len(made) == 1

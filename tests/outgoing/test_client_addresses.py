@@ -1,4 +1,4 @@
-"""Where the hop's client finds a server, and what keeps it from connecting."""
+"""Where the client finds a server, and what keeps it from connecting."""
 
 import asyncio
 import shutil
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import gateway.client
+import common.outgoing.client
 from callboard.servers import free_port
-from gateway.client import Client, NotConnected
-from tests.gateway.wire import OK, SOON, ask, listening, uses_again, uses_another
+from common.outgoing.client import Client, NotConnected
+from tests.outgoing.wire import OK, SOON, ask, listening, uses_again, uses_another
 from tests.support import wait_until
 
 pytestmark = pytest.mark.usefixtures("idle_for_long")
@@ -102,7 +102,7 @@ async def test_a_name_that_is_none_is_not_connected(host: str) -> None:
 async def test_connecting_takes_its_time_and_no_longer_than_the_request(
     monkeypatch: pytest.MonkeyPatch, limit: float, error: type[Exception]
 ) -> None:
-    monkeypatch.setattr(gateway.client, "CONNECT_SECONDS", limit)
+    monkeypatch.setattr(common.outgoing.client, "CONNECT_SECONDS", limit)
     async with listening(scheme="https") as server:  # but it answers no handshake
         with server.client() as client, pytest.raises(error):
             await ask(client, seconds=SOON if error is NotConnected else 0.1)

@@ -1,4 +1,4 @@
-"""The other end of the hop's client: a server that says each byte when the test says so."""
+"""The other end of the client: a server that says each byte when the test says so."""
 
 import asyncio
 import socket
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
-import gateway.client
-from gateway.client import Client, Received
+import common.outgoing.client
+from common.outgoing.client import Client, Received
 from tests.support import wait_until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -24,7 +24,7 @@ class Wire:
         self._reader = reader
         self._writer = writer
 
-    def is_of(self, connection: gateway.client._Connection) -> bool:
+    def is_of(self, connection: common.outgoing.client._Connection) -> bool:
         """Whether the client's end is this one."""
         return bool(
             connection._transport.get_extra_info("sockname") == self._writer.get_extra_info("peername")

@@ -1,4 +1,4 @@
-"""What the hop's client sends, and what it makes of the answers."""
+"""What the client sends, and what it makes of the answers."""
 
 import asyncio
 import gc
@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from gateway.client import Client, Lost
-from tests.gateway.wire import OK, SOON, ask, asked, let_pass, listening, uses_again, uses_another
+from common.outgoing.client import Client, Lost
+from tests.outgoing.wire import OK, SOON, ask, asked, let_pass, listening, uses_again, uses_another
 from tests.support import wait_until
 
 pytestmark = pytest.mark.usefixtures("idle_for_long")
@@ -95,7 +95,9 @@ async def test_an_answer_that_comes_before_all_is_asked_is_the_answer_and_the_co
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the event loop and the client logged; the gateways of other tests may log what they like."""
-    return [record.message for record in caplog.records if record.name in ("asyncio", "gateway.client")]
+    return [
+        record.message for record in caplog.records if record.name in ("asyncio", "common.outgoing.client")
+    ]
 
 
 @pytest.mark.parametrize(

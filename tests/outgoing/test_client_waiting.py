@@ -1,12 +1,12 @@
-"""Requests of the hop's client that wait for a connection, and requests that are given up."""
+"""Requests of the client that wait for a connection, and requests that are given up."""
 
 import asyncio
 
 import pytest
 
-import gateway.client
-from gateway.client import Lost, NotConnected
-from tests.gateway.wire import OK, SOON, ask, asked, let_pass, listening, uses_another
+import common.outgoing.client
+from common.outgoing.client import Lost, NotConnected
+from tests.outgoing.wire import OK, SOON, ask, asked, let_pass, listening, uses_another
 
 pytestmark = pytest.mark.usefixtures("idle_for_long")
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("idle_for_long")
 @pytest.fixture
 def two_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of two connections."""
-    monkeypatch.setattr(gateway.client, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(common.outgoing.client, "MOST_CONNECTIONS", 2)
 
 
 @pytest.mark.usefixtures("two_at_most")

@@ -1,4 +1,4 @@
-"""Which connections the hop's client uses again, and which it leaves."""
+"""Which connections the client uses again, and which it leaves."""
 
 import asyncio
 import itertools
@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-import gateway.client
-from gateway.client import Lost
+import common.outgoing.client
+from common.outgoing.client import Lost
 from gateway.errors import UpstreamLost
 from gateway.settings import GatewaySettings
 from gateway.upstreams import Outgoing, Upstreams
-from tests.gateway.wire import (
+from tests.outgoing.wire import (
     LONG,
     OK,
     SOON,
@@ -100,7 +100,7 @@ async def test_a_connection_that_grew_too_old_while_nothing_ran_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with asked() as (client, server, wire, request):
-        monkeypatch.setattr(gateway.client, "LONGEST_IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(common.outgoing.client, "LONGEST_IDLE_SECONDS", 0.0)
         await wire.say(OK)
         await request
         following = ask(client)

@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 from pydantic import BaseModel
 
-from common.breaker import SECONDS_BETWEEN_TRIES
 from common.errors import Unavailable
-from common.providers import LARGEST_ANSWER, Answer, Budget, Provider, Urgency, _read_proxy
+from common.outgoing.breaker import SECONDS_BETWEEN_TRIES
+from common.outgoing.providers import LARGEST_ANSWER, Answer, Budget, Provider, Urgency, _read_proxy
 from tests.standins import Fault, Forged, Standin, serving
 from tests.standins.roblox import KEY, roblox
 from tests.support.clock import Clock
@@ -92,7 +92,7 @@ async def spend(budget: Budget, urgency: Urgency) -> int:
 
 async def test_a_budget_gives_no_more_than_its_limit_in_any_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("common.providers.time.monotonic", lambda: now)
+    monkeypatch.setattr("common.outgoing.providers.time.monotonic", lambda: now)
     for per_minute in (300, 100, 12, 5):
         budget = Budget(per_minute)
         taken = 0
@@ -122,8 +122,8 @@ async def test_a_crowd_of_players_does_not_keep_the_background_out_for_good(
         while now < until:  # noqa: ASYNC110 - the time is our own
             await asyncio.sleep(0)
 
-    monkeypatch.setattr("common.providers.time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr("common.providers.asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("common.outgoing.providers.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("common.outgoing.providers.asyncio", SimpleNamespace(sleep=sleep))
     budget = Budget(3000)
     await spend(budget, Urgency.PLAYER)
 
@@ -211,7 +211,7 @@ async def test_a_new_window_is_seen_though_the_old_one_was_told_to_last_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("common.providers.time.monotonic", lambda: now)
+    monkeypatch.setattr("common.outgoing.providers.time.monotonic", lambda: now)
     budget = Budget(6000)
     budget.heed({"x-ratelimit-remaining": "2", "x-ratelimit-reset": "1"})  # 0.4 s, rounded up
     now += 0.5

@@ -14,23 +14,15 @@ from functools import lru_cache
 from typing import Any
 
 import httpx
-from starlette.types import ASGIApp
 
 from common.errors import BrokenOff, ServiceError, Unavailable
 from common.logs import key_name, request_id
+from common.outgoing.client import LONGEST_IDLE_SECONDS
+from common.outgoing.headers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER
+from common.outgoing.local import Apps
 from common.tracing import TRACEPARENT_HEADER, traceparent
 
-TOKEN_HEADER = "x-callboard-token"  # noqa: S105 - the header's name, not a token
-KEY_NAME_HEADER = "x-callboard-key"
-REQUEST_ID_HEADER = "x-request-id"
-
-LONGEST_IDLE_SECONDS = 2.0
-"""How long a connection is kept for the next request: less than the other end waits, also when it stops."""
-
 _TRY_ANOTHER = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, BrokenOff)
-
-Apps = dict[str, ASGIApp]
-"""The services of this process by name; empty when each runs in a process of its own."""
 
 
 class Peer:

@@ -1,0 +1,1 @@
+"""The ways out of a process: to our own services, by name, and to other companies."""
