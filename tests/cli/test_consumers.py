@@ -39,7 +39,7 @@ async def test_a_migration_takes_out_of_a_filter_what_is_gone_and_adds_what_is_n
 ) -> None:
     async with jetstream(tmp_path, servers) as (stream, own):
         before = sorted(handled_subjects("accounts"))
-        await stream.add_consumer(STREAM, consumer_config("accounts", {GONE, before[0]}))
+        await stream.add_consumer(STREAM, consumer_config("accounts", {GONE, before[0]}, own.bus))
         for _ in range(2):
             assert await set_filters(own) is None
             assert await asked_for(stream, "accounts") == before

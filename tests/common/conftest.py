@@ -12,7 +12,6 @@ def _patience() -> Iterator[None]:
         for limit in (
             "common.mongo.TIMEOUT_SECONDS",
             "common.outbox.TIMEOUT_SECONDS",
-            "common.bus._PUBLISH_SECONDS",
         ):
             patch.setattr(limit, 30.0)
         yield

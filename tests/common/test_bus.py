@@ -20,12 +20,16 @@ from common.app import background
 from common.bus import Bus
 from common.errors import Unavailable
 from common.events import Event, RankChanged, new_id
+from common.messaging.limits import BusLimits
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
 from common.stream import STREAM
 from tests.support import Servers, settings, unique_id, wait_until
 from tests.support.nats_servers import nats_with
+
+PATIENT = BusLimits(answer_seconds=30.0, publish_seconds=30.0)
+"""Limits that a machine that pauses does not reach."""
 
 
 class Large(Event):
@@ -76,9 +80,9 @@ def changed() -> RankChanged:
 
 
 @asynccontextmanager
-async def connected(servers: Servers) -> AsyncIterator[Bus]:
+async def connected(servers: Servers, limits: BusLimits = PATIENT) -> AsyncIterator[Bus]:
     """A connection with which events can be published."""
-    bus = Bus(settings(Settings, servers), "test")
+    bus = Bus(settings(Settings, servers, bus=limits), "test")
     async with background(bus.run):
         await wait_until(lambda: bus.is_connected)
         yield bus
@@ -86,10 +90,10 @@ async def connected(servers: Servers) -> AsyncIterator[Bus]:
 
 
 @asynccontextmanager
-async def relaying(servers: Servers) -> AsyncIterator[Relay]:
+async def relaying(servers: Servers, **limits: float) -> AsyncIterator[Relay]:
     """A relay at work that has looked at its outbox once."""
     client, database = connect(settings(Settings, servers), f"relay_{unique_id()}")
-    async with client, connected(servers) as bus:
+    async with client, connected(servers, PATIENT.model_copy(update=limits)) as bus:
         await migrate(database, (OUTBOX,))
         relay, left = Relay(Outbox(database), database), changed()
         await Relay(Outbox(database), database).commit(left)  # by another process: only a look finds it
@@ -137,22 +141,21 @@ async def test_without_a_connection_nothing_is_published(servers: Servers) -> No
         await bus.publish_all([(new_id(), RankChanged.SUBJECT, b"{}", None)])
 
 
-async def test_what_is_committed_is_published_without_waiting_for_a_look(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("common.outbox._POLL_SECONDS", 600.0)
-    async with relaying(servers) as relay:
+async def test_what_is_committed_is_published_without_waiting_for_a_look(servers: Servers) -> None:
+    async with relaying(servers, relay_poll_seconds=600.0) as relay:
         events = [changed() for _ in range(600)]  # more than are published together
         await relay.commit(*events)
         await wait_until(partial(relay.are_sent, *events))
 
 
 async def test_an_event_is_published_once_committed_though_others_woke_the_relay_before(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers,
 ) -> None:
-    monkeypatch.setattr("common.outbox._POLL_SECONDS", 600.0)
     slow, quick = changed(), changed()
-    async with relaying(servers) as relay, relay.database.client.start_session() as session:
+    async with (
+        relaying(servers, relay_poll_seconds=600.0) as relay,
+        relay.database.client.start_session() as session,
+    ):
         async with await session.start_transaction():
             await relay.outbox.add(session, [slow])
             await relay.commit(quick)
@@ -162,10 +165,12 @@ async def test_an_event_is_published_once_committed_though_others_woke_the_relay
 
 
 async def test_the_relay_looks_for_what_others_left_however_often_it_is_woken(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers,
 ) -> None:
-    monkeypatch.setattr("common.outbox._POLL_SECONDS", 0.1)
-    async with relaying(servers) as relay, relay.database.client.start_session() as session:
+    async with (
+        relaying(servers, relay_poll_seconds=0.1) as relay,
+        relay.database.client.start_session() as session,
+    ):
 
         async def keep_waking() -> None:
             while True:

@@ -26,7 +26,7 @@ from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
 from common.stream import STREAM
-from tests.common.test_bus import connected
+from tests.common.test_bus import PATIENT, connected
 from tests.support import Servers, settings, unique_id, wait_until
 
 
@@ -86,9 +86,10 @@ async def listening(
     handlers: Mapping[type[Event], Handler] = HANDLERS,
     *,
     is_held: bool = False,
+    **limits: float,
 ) -> AsyncIterator[Listener]:
     """A service of this name on the real chassis."""
-    own = settings(Settings, servers)
+    own = settings(Settings, servers, bus=PATIENT.model_copy(update=limits))
     client, database = connect(own, name)
     async with client:
         await migrate(database, (OUTBOX, DEAD_LETTERS))
@@ -237,22 +238,18 @@ async def test_two_replicas_share_the_work(servers: Servers) -> None:
 async def test_a_stop_finishes_what_was_begun_and_leaves_the_rest_to_the_next_at_once(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in (
-        "common.app._SECONDS_BETWEEN_CANCELLATIONS",
-        "common.bus.FINISH_SECONDS",
-        "common.consumer.FINISH_SECONDS",
-    ):
-        monkeypatch.setattr(limit, 30.0)  # as the machine may pause for longer than a stop may take
-    monkeypatch.setattr("common.bus.ACK_WAIT_SECONDS", 300.0)
+    # The machine may pause for longer than a stop may take.
+    monkeypatch.setattr("common.app._SECONDS_BETWEEN_CANCELLATIONS", 30.0)
+    start = partial(listening, servers, finish_seconds=30.0, ack_wait_seconds=300.0)
     name, events = next(NAMES), [changed(unique_id()) for _ in range(400)]
-    async with listening(servers, name) as listener:
+    async with start(name) as listener:
         listener.is_held = True
         await listener.tell(*events)
         await wait_until(lambda: bool(listener.batches))
         asyncio.get_running_loop().call_later(0.2, listener.gate.set)
     begun = listener.heard
     assert begun
-    async with listening(servers, name) as following:
+    async with start(name) as following:
 
         def heard() -> list[str]:
             return [event.id for event in begun + following.heard]
@@ -265,9 +262,8 @@ async def test_a_stop_finishes_what_was_begun_and_leaves_the_rest_to_the_next_at
 async def test_what_came_before_a_request_for_more_fails_is_handled_all_the_same(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.bus.ACK_WAIT_SECONDS", 300.0)
     real, has_failed = Client.publish, False
-    async with listening(servers, next(NAMES)) as listener:
+    async with listening(servers, next(NAMES), ack_wait_seconds=300.0) as listener:
         await listener.tell(changed(unique_id()))
         await wait_until(lambda: bool(listener.heard))
 
@@ -288,7 +284,6 @@ async def test_what_came_before_a_request_for_more_fails_is_handled_all_the_same
 async def test_what_came_with_an_event_that_cannot_be_put_aside_comes_again_at_once(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.bus.ACK_WAIT_SECONDS", 300.0)
     failures = 0
 
     async def keep_not(*_: Any) -> None:
@@ -297,7 +292,7 @@ async def test_what_came_with_an_event_that_cannot_be_put_aside_comes_again_at_o
         monkeypatch.undo()
         raise ValueError("a bug")
 
-    async with listening(servers, next(NAMES), NEWER) as listener:
+    async with listening(servers, next(NAMES), NEWER, ack_wait_seconds=300.0) as listener:
         listener.is_held = True  # until there are so many that they come together
         await listener.tell(changed(unique_id()))
         await wait_until(lambda: bool(listener.batches))

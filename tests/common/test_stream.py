@@ -17,7 +17,7 @@ from common.mongo import connect, migrate
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
 from common.stream import STREAM, SUBJECTS
-from tests.common.test_bus import Relay, changed
+from tests.common.test_bus import PATIENT, Relay, changed
 from tests.support import Servers, settings, unique_id, wait_until
 from tests.support.clock import Clock
 from tests.support.nats_servers import nats_with
@@ -82,7 +82,7 @@ async def test_a_stream_that_nats_refuses_is_one_sentence_with_what_to_change(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("common.bus._LONGEST_PAUSE_SECONDS", 0.01)
+    soon = PATIENT.model_copy(update={"longest_pause_seconds": 0.01})
     attempts = 0
     real = Bus._ensure_stream
 
@@ -95,7 +95,7 @@ async def test_a_stream_that_nats_refuses_is_one_sentence_with_what_to_change(
     async with nats_with(tmp_path, changes) as server:
         async with await nats.connect(server.url) as client:
             await prepare(client.jetstream(timeout=60))
-        bus = Bus(settings(Settings, servers, nats_url=server.url, **given), "test")
+        bus = Bus(settings(Settings, servers, nats_url=server.url, bus=soon, **given), "test")
         with caplog.at_level(logging.WARNING, "common.bus"):
             async with background(bus.run):
                 await wait_until(lambda: attempts > 20)
@@ -109,7 +109,7 @@ async def test_a_stream_that_nats_refuses_is_one_sentence_with_what_to_change(
 async def test_a_connection_that_was_closed_for_good_counts_as_down_and_is_logged(
     servers: Servers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bus = Bus(settings(Settings, servers), "test")
+    bus = Bus(settings(Settings, servers, bus=PATIENT), "test")
     async with background(bus.run):
         await wait_until(lambda: bus.is_connected)
         assert bus._client
@@ -124,7 +124,7 @@ async def test_events_wait_for_a_stream_that_is_refused_and_go_out_once_that_is_
 ) -> None:
     async with nats_with(tmp_path) as server, await nats.connect(server.url) as client:
         await a_foreign_stream(client.jetstream(timeout=60))
-        own = settings(Settings, servers, nats_url=server.url)
+        own = settings(Settings, servers, nats_url=server.url, bus=PATIENT)
         mongo, database = connect(own, f"relay_{unique_id()}")
         bus = Bus(own, "test")
         async with mongo:

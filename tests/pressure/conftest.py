@@ -18,7 +18,7 @@ async def park() -> AsyncIterator[Machine]:
         QUICK_ACK_WAIT,
         *PATIENT,
         Change("common.consumer:_LONGEST_PAUSE_SECONDS", "set", 0.2),
-        Change("common.outbox:_LONGEST_PAUSE_SECONDS", "set", 0.2),
+        Change("common.messaging.limits:BusLimits.relay_longest_pause_seconds", "set", 0.2),
         Change("accounts.service:AccountsService.record_shifts", "raise", name=A_BUG),
     )
     async with machine(changes=changes, stream_max_bytes=str(SMALL)) as one:

@@ -46,7 +46,7 @@ _CHANGES = Path(__file__).with_name("changes")
 class Change:
     """A change to the product in the processes of one machine: `target` is "module:name".
 
-    "set" gives a constant another `value` (seconds, where it is a time). The others change a coroutine function
+    "set" gives a constant, or a limit ("module:Limits.name"), another `value` (seconds, where it is a time). The others change a coroutine function
     once a test arms them, by `name`: the process dies at its next call, or each call raises until disarmed;
     the first `skip` calls pass.
     """
@@ -58,7 +58,7 @@ class Change:
     skip: int = 0
 
 
-QUICK_ACK_WAIT = Change("common.bus:ACK_WAIT_SECONDS", "set", 1.0)
+QUICK_ACK_WAIT = Change("common.messaging.limits:BusLimits.ack_wait_seconds", "set", 1.0)
 """What a consumer does not acknowledge comes again after a second, not 30."""
 
 PATIENT = (

@@ -23,9 +23,10 @@ _PATCHED = {
 
 def quick_ack_wait() -> None:
     """What a consumer does not acknowledge comes again after 3 seconds, not 30, so that a test sees it often."""
-    from common import bus
+    from common.messaging.limits import BusLimits
 
-    _replace(bus, "ACK_WAIT_SECONDS", 3.0)
+    BusLimits.model_fields["ack_wait_seconds"].default = 3.0
+    BusLimits.model_rebuild(force=True)
 
 
 def no_ledger_check() -> None:

@@ -43,7 +43,7 @@ async def set_filters(settings: Settings) -> str | None:
         return _left_alone("NATS does not answer")
     try:
         for service in SERVICES:
-            await _set_filter(client.jetstream(timeout=_ANSWER_SECONDS), service)
+            await _set_filter(client.jetstream(timeout=_ANSWER_SECONDS), service, settings)
     except (NatsError, TimeoutError) as error:
         return _left_alone(f"NATS refuses it, or does not answer in time: {error}")
     finally:
@@ -51,13 +51,13 @@ async def set_filters(settings: Settings) -> str | None:
     return None
 
 
-async def _set_filter(jetstream: JetStreamContext, service: str) -> None:
+async def _set_filter(jetstream: JetStreamContext, service: str, settings: Settings) -> None:
     if not (subjects := handled_subjects(service)):
         return
     try:
         present = (await jetstream.consumer_info(STREAM, service)).config.filter_subjects
         if set(present or ()) != subjects:
-            await jetstream.add_consumer(STREAM, consumer_config(service, subjects))
+            await jetstream.add_consumer(STREAM, consumer_config(service, subjects, settings.bus))
     except NotFoundError:
         pass  # it begins with all that there is, whenever the service starts
 

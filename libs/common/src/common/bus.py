@@ -24,31 +24,25 @@ from nats.js.errors import (
 
 from common.errors import ServiceError, Unavailable
 from common.logs import LogThrottle
+from common.messaging.limits import BusLimits
 from common.settings import Settings
 from common.stream import STREAM, ensure_stream, why_refused
 from common.tracing import TRACEPARENT_HEADER
 
 logger = logging.getLogger(__name__)
 
-ACK_WAIT_SECONDS = 30.0
-BATCH = 256
-_PUBLISH_SECONDS = 2.0
-_PULL_SECONDS = 5.0
-FINISH_SECONDS = 1.0
 _HEADER_BYTES = 256
 """More than the headers of an event take, which count as part of its size."""
-_FIRST_PAUSE_SECONDS = 0.25
-_LONGEST_PAUSE_SECONDS = 10.0
 _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
 
 
-def consumer_config(durable: str, subjects: Iterable[str]) -> ConsumerConfig:
+def consumer_config(durable: str, subjects: Iterable[str], limits: BusLimits) -> ConsumerConfig:
     """The consumer of a service that handles these subjects."""
     return ConsumerConfig(
         durable_name=durable,
         filter_subjects=sorted(subjects),
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ACK_WAIT_SECONDS,
+        ack_wait=limits.ack_wait_seconds,
         # Without a limit: a replica asks for two batches at most, and what no handler takes is not acknowledged for as
         # long as it is there. At a limit, NATS would deliver nothing else.
         max_ack_pending=-1,
@@ -61,6 +55,7 @@ class Bus:
     """One connection to NATS, kept up for as long as `run` runs."""
 
     def __init__(self, settings: Settings, service: str) -> None:
+        self.limits = settings.bus
         self._settings = settings
         self._service = service
         self._client: Client | None = None
@@ -82,7 +77,7 @@ class Bus:
 
     @property
     def _jetstream(self) -> JetStreamContext:
-        return self._connection.jetstream(timeout=2)
+        return self._connection.jetstream(timeout=self.limits.answer_seconds)
 
     async def run(self) -> None:
         """Connect, and create the stream whenever it is not there; until cancelled."""
@@ -94,12 +89,12 @@ class Bus:
             name=self._service,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.25,  # type: ignore[arg-type] # it sleeps for so long
-            connect_timeout=2,
+            connect_timeout=self.limits.connect_seconds,  # type: ignore[arg-type] # it waits for so long
             ping_interval=5,
             max_outstanding_pings=2,
             error_cb=self._note_error,
         )
-        pause = _FIRST_PAUSE_SECONDS
+        pause = self.limits.first_pause_seconds
         while True:
             if (
                 self._client.is_closed
@@ -110,17 +105,17 @@ class Bus:
                     logger.error(text)
                 await asyncio.sleep(1)
             elif self._stream_is_there.is_set() or await self._ensure_stream():
-                pause = _FIRST_PAUSE_SECONDS
+                pause = self.limits.first_pause_seconds
                 await asyncio.sleep(1)
             else:
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                pause = min(2 * pause, self.limits.longest_pause_seconds)
 
     async def close(self) -> None:
         """Send what is buffered (acknowledgements) and disconnect."""
         if self._client is not None:
             try:
-                await self._client.flush(FINISH_SECONDS)  # type: ignore[arg-type] # it waits for so long
+                await self._client.flush(self.limits.finish_seconds)  # type: ignore[arg-type] # it waits for so long
             except NatsError:
                 logger.info("NATS is away; what was not acknowledged comes again")
             await self._client.close()
@@ -158,7 +153,7 @@ class Bus:
                     except BadSubjectError as error:
                         answers.refuse(number, error)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_PUBLISH_SECONDS):
+                    async with asyncio.timeout(self.limits.publish_seconds):
                         await answers.are_complete.wait()
             finally:
                 await subscription.unsubscribe()
@@ -200,12 +195,13 @@ class Bus:
                     yield messages
             finally:
                 if not client.is_closed:
-                    await _give_back(client, answers, arrived)
+                    await _give_back(client, answers, arrived, self.limits.finish_seconds)
 
     async def _pull(
         self, client: Client, durable: str, inbox: str, arrived: "_Arrived"
     ) -> AsyncIterator[list[Msg]]:
-        request = json.dumps({"batch": BATCH, "expires": int(_PULL_SECONDS * 1e9)}).encode()
+        limits = self.limits
+        request = json.dumps({"batch": limits.batch, "expires": int(limits.pull_seconds * 1e9)}).encode()
         remaining, deadline = 0, 0.0
         while self._stream_is_there.is_set():
             messages, status = await arrived.take(deadline)
@@ -221,8 +217,8 @@ class Bus:
                 except NatsError as error:
                     logger.warning("cannot ask for more events: %s", type(error).__name__)
                     can_ask = False
-                remaining = BATCH
-                deadline = asyncio.get_running_loop().time() + _PULL_SECONDS + 1
+                remaining = limits.batch
+                deadline = asyncio.get_running_loop().time() + limits.pull_seconds + 1
             if messages:
                 yield messages
             if status in ("404", "503") or not can_ask:
@@ -251,7 +247,7 @@ class Bus:
         try:
             with suppress(NotFoundError):
                 present = (await jetstream.consumer_info(STREAM, durable)).config.filter_subjects or ()
-            await jetstream.add_consumer(STREAM, consumer_config(durable, {*present, *subjects}))
+            await jetstream.add_consumer(STREAM, consumer_config(durable, {*present, *subjects}, self.limits))
         except NotFoundError:
             self._stream_is_there.clear()
             raise
@@ -333,11 +329,11 @@ class _Arrived:
         return taken
 
 
-async def _give_back(client: Client, answers: Subscription, arrived: _Arrived) -> None:
-    """Let others have at once what arrived and was not begun, not only after ACK_WAIT_SECONDS."""
+async def _give_back(client: Client, answers: Subscription, arrived: _Arrived, seconds: float) -> None:
+    """Let others have at once what arrived and was not begun, not only when nobody acknowledged it in time."""
     with suppress(NatsError, TimeoutError):
         if client.is_connected:
-            async with asyncio.timeout(FINISH_SECONDS):
+            async with asyncio.timeout(seconds):
                 await answers.drain()  # type: ignore[no-untyped-call] # of nats-py; takes what was on its way
         else:
             await answers.unsubscribe()

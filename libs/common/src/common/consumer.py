@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from common import metrics
-from common.bus import FINISH_SECONDS, Bus
+from common.bus import Bus
 from common.dead_letters import DEAD_LETTERS, keep
 from common.errors import InvalidEvent, ServiceError
 from common.events import Event, parse_event
@@ -73,7 +73,7 @@ class Consumer:
                 try:
                     await asyncio.shield(work)
                 except asyncio.CancelledError:
-                    await asyncio.wait([work], timeout=FINISH_SECONDS)
+                    await asyncio.wait([work], timeout=self._bus.limits.finish_seconds)
                     raise
                 except Exception:
                     await _give_back(messages)
@@ -167,7 +167,7 @@ class Consumer:
 
 
 async def _give_back(messages: Sequence[Msg]) -> None:
-    """Let what was not come to be delivered again at once, not only after ACK_WAIT_SECONDS."""
+    """Let what was not come to be delivered again at once, not only when it was not acknowledged in time."""
     with suppress(NatsError):
         for message in messages:
             if not message.is_acked:

@@ -41,10 +41,6 @@ OUTBOX = Collection(
     ),
 )
 
-_BATCH = 256
-_POLL_SECONDS = 2.0
-_LONGEST_PAUSE_SECONDS = 5.0
-
 
 class Outbox:
     """The events of one service that are or were to be published."""
@@ -88,20 +84,21 @@ class Outbox:
 
     async def relay(self, bus: "Bus") -> None:
         """Publish until cancelled: what is added here once it is committed, all else at a slow look."""
-        pause, throttle = 0.1, LogThrottle()
+        limits, throttle = bus.limits, LogThrottle()
+        pause = limits.relay_first_pause_seconds
         while True:
             try:
                 await self.flush(bus)
-                deadline = asyncio.get_running_loop().time() + _POLL_SECONDS
+                deadline = asyncio.get_running_loop().time() + limits.relay_poll_seconds
                 while await self._is_woken(deadline):
-                    rows = await self._just_committed()
+                    rows = await self._just_committed(limits.batch)
                     sent, _, failure = await self._publish(bus, rows)
                     await self._mark(sent)
                     if failure is not None:
                         raise Unavailable("nats") from failure
-                    if len(rows) == _BATCH:
+                    if len(rows) == limits.batch:
                         self.wake()  # there may be more
-                pause = 0.1
+                pause = limits.relay_first_pause_seconds
             except (PyMongoError, Unavailable) as error:
                 if isinstance(error, PyMongoError) and not is_outage(error):
                     raise
@@ -109,7 +106,7 @@ class Outbox:
                 if throttle.allows(reason):
                     logger.warning("events wait in the outbox: %s", reason)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                pause = min(pause * 2, limits.relay_longest_pause_seconds)
 
     async def flush(self, bus: "Bus") -> None:
         """Publish what is unsent, oldest first. Raises Unavailable; the rest stays for the next look.
@@ -118,23 +115,23 @@ class Outbox:
         the rest. Should each find its first marked by another, the next look of any of them goes on.
         """
         self._forget_finished()
-        last, refused = "", dict[str, str]()
+        last, refused, batch = "", dict[str, str](), bus.limits.batch
         while True:
             rows = (
-                await self._rows.find({"sent": False, "_id": {"$gt": last}}, batch_size=_BATCH)
+                await self._rows.find({"sent": False, "_id": {"$gt": last}}, batch_size=batch)
                 .sort("_id", ASCENDING)
-                .limit(_BATCH)
+                .limit(batch)
                 .to_list()
             )
             if not last:
-                await self._tell_depth(rows)
+                await self._tell_depth(rows, batch)
             sent, of_these, failure = await self._publish(bus, rows)
             is_first = not sent or await self._mark(sent[:1]) == 1
             await self._mark(sent[1:])
             refused |= of_these
             if failure is not None:
                 raise Unavailable("nats") from failure
-            if len(rows) < _BATCH or not is_first:
+            if len(rows) < batch or not is_first:
                 break
             last = rows[-1]["_id"]
 
@@ -150,8 +147,8 @@ class Outbox:
         latest = time.monotonic() - TIMEOUT_SECONDS
         self._added = {event_id: at for event_id, at in self._added.items() if at > latest}
 
-    async def _tell_depth(self, rows: Sequence[Document]) -> None:
-        depth = len(rows) if len(rows) < _BATCH else await self._rows.count_documents({"sent": False})
+    async def _tell_depth(self, rows: Sequence[Document], batch: int) -> None:
+        depth = len(rows) if len(rows) < batch else await self._rows.count_documents({"sent": False})
         age = (datetime.now(UTC) - rows[0]["created_at"]).total_seconds() if rows else 0
         metrics.OUTBOX_UNSENT.labels(self._service).set(depth)
         metrics.OUTBOX_AGE.labels(self._service).set(age)
@@ -165,13 +162,13 @@ class Outbox:
         self._committed.clear()
         return asyncio.get_running_loop().time() < deadline
 
-    async def _just_committed(self) -> list[Document]:
+    async def _just_committed(self, batch: int) -> list[Document]:
         if not self._added:
             return []
         # By id: among what is unsent, MongoDB passes all that was marked sent since its last checkpoint.
         # Measured, that took 20 ms after 20,000 events.
         wanted = {"_id": {"$in": list(self._added)}, "sent": False}
-        return await self._rows.find(wanted, batch_size=_BATCH, hint="_id_").limit(_BATCH).to_list()
+        return await self._rows.find(wanted, batch_size=batch, hint="_id_").limit(batch).to_list()
 
     async def _publish(
         self, bus: "Bus", rows: Sequence[Document]

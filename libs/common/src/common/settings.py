@@ -20,6 +20,8 @@ from pydantic_settings import (
 )
 
 from common.errors import ConfigurationError
+from common.limits import limits_of
+from common.messaging.limits import BusLimits
 from common.text_files import read_text
 
 
@@ -80,6 +82,7 @@ class Settings(ProcessSettings):
         1 << 30, ge=1 << 20, description="bytes that NATS keeps; full refuses new events"
     )
     stream_replicas: int = Field(1, ge=1, le=5, description="NATS servers that hold each event")
+    bus: BusLimits = limits_of(BusLimits)
 
 
 S = TypeVar("S", bound=ProcessSettings)

@@ -1,0 +1,1 @@
+"""Events on their way: what a service needs of NATS."""
