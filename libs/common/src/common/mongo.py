@@ -143,14 +143,15 @@ async def transaction(
 
     `work` may run more than once: let it have no effect but on this database. The reads in it see one
     snapshot, and a concurrent change of a document that it writes makes it run again. Raises Locked when that
-    is still so `locked_seconds` later, as after a process has died between its writes and its commit.
+    is still so `locked_seconds` later, or when the time is up, as after a process has died between its writes and its
+    commit; nothing was written then.
     """
     first_conflict = math.inf
 
     async def attempt(session: Session) -> T:
         nonlocal first_conflict
         try:
-            return await work(session)
+            result = await work(session)
         except OperationFailure as error:
             if error.code == _WRITE_CONFLICT:
                 now = time.monotonic()
@@ -158,12 +159,20 @@ async def transaction(
                 if now - first_conflict > locked_seconds:
                     raise Locked from error
             raise
+        first_conflict = math.inf  # what fails now is the commit
+        return result
 
-    with pymongo.timeout(TIMEOUT_SECONDS):
-        async with database.client.start_session() as session:
-            return await session.with_transaction(
-                attempt, read_concern=ReadConcern("snapshot"), write_concern=_DURABLE
-            )
+    try:
+        with pymongo.timeout(TIMEOUT_SECONDS):
+            async with database.client.start_session() as session:
+                return await session.with_transaction(
+                    attempt, read_concern=ReadConcern("snapshot"), write_concern=_DURABLE
+                )
+    except PyMongoError as error:
+        # The driver has no time for another attempt and says so: a timeout, which would pass for an outage.
+        if error.timeout and first_conflict < math.inf:
+            raise Locked from error
+        raise
 
 
 def is_outage(error: BaseException) -> bool:
