@@ -114,11 +114,12 @@ def _event() -> ShiftLogged:
 @asynccontextmanager
 async def _bus(settings: Settings) -> AsyncIterator[Bus]:
     bus = Bus(settings, NAME)
-    async with background(bus.run):
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        await stack.enter_async_context(background(bus.run))
         while not bus.is_connected:  # noqa: ASYNC110 - the bus has no event for it
             await asyncio.sleep(0.01)
         yield bus
-        await bus.close()
 
 
 @asynccontextmanager

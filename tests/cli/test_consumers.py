@@ -10,7 +10,7 @@ from nats.js.api import StreamConfig
 
 from callboard.consumers import handled_subjects, set_filters
 from callboard.servers import free_port
-from common.bus import consumer_config
+from common.messaging.watch import consumer_config
 from common.settings import Settings
 from common.stream import STREAM, SUBJECTS
 from tests.cli.machine import CALLBOARD, run

@@ -80,13 +80,21 @@ def changed() -> RankChanged:
 
 
 @asynccontextmanager
+async def open_bus(own: Settings) -> AsyncIterator[Bus]:
+    """A bus that runs."""
+    bus = Bus(own, "test")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        await stack.enter_async_context(background(bus.run))
+        yield bus
+
+
+@asynccontextmanager
 async def connected(servers: Servers, limits: BusLimits = PATIENT) -> AsyncIterator[Bus]:
     """A connection with which events can be published."""
-    bus = Bus(settings(Settings, servers, bus=limits), "test")
-    async with background(bus.run):
+    async with open_bus(settings(Settings, servers, bus=limits)) as bus:
         await wait_until(lambda: bus.is_connected)
         yield bus
-        await bus.close()
 
 
 @asynccontextmanager

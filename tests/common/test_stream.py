@@ -1,6 +1,5 @@
 """A NATS that refuses the stream: one sentence says what to change, and events wait until it is mended."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,13 @@ from nats.js import JetStreamContext
 from nats.js.api import StorageType, StreamConfig
 
 from common.app import background
-from common.bus import Bus
 from common.logs import LogThrottle
+from common.messaging.watch import Watch
 from common.mongo import connect, migrate
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
 from common.stream import STREAM, SUBJECTS
-from tests.common.test_bus import PATIENT, Relay, changed
+from tests.common.test_bus import PATIENT, Relay, changed, open_bus
 from tests.support import Servers, settings, unique_id, wait_until
 from tests.support.clock import Clock
 from tests.support.nats_servers import nats_with
@@ -84,39 +83,25 @@ async def test_a_stream_that_nats_refuses_is_one_sentence_with_what_to_change(
 ) -> None:
     soon = PATIENT.model_copy(update={"longest_pause_seconds": 0.01})
     attempts = 0
-    real = Bus._ensure_stream
+    real = Watch.look
 
-    async def counted(bus: Bus) -> bool:
+    async def counted(watch: Watch, jetstream: JetStreamContext) -> bool:
         nonlocal attempts
         attempts += 1
-        return await real(bus)
+        return await real(watch, jetstream)
 
-    monkeypatch.setattr(Bus, "_ensure_stream", counted)
+    monkeypatch.setattr(Watch, "look", counted)
     async with nats_with(tmp_path, changes) as server:
         async with await nats.connect(server.url) as client:
             await prepare(client.jetstream(timeout=60))
-        bus = Bus(settings(Settings, servers, nats_url=server.url, bus=soon, **given), "test")
-        with caplog.at_level(logging.WARNING, "common.bus"):
-            async with background(bus.run):
-                await wait_until(lambda: attempts > 20)
-                assert not bus.is_connected
-                await bus.close()
+        own = settings(Settings, servers, nats_url=server.url, bus=soon, **given)
+        async with open_bus(own) as bus:
+            await wait_until(lambda: attempts > 20)
+            # What cannot be changed takes events all the same.
+            assert bus.is_connected == (prepare is one_in_memory)
     told = [record.getMessage() for record in caplog.records if sentence in record.getMessage()]
     assert told, caplog.text
     assert len(told) < 5 < attempts  # once, and once a minute
-
-
-async def test_a_connection_that_was_closed_for_good_counts_as_down_and_is_logged(
-    servers: Servers, caplog: pytest.LogCaptureFixture
-) -> None:
-    bus = Bus(settings(Settings, servers, bus=PATIENT), "test")
-    async with background(bus.run):
-        await wait_until(lambda: bus.is_connected)
-        assert bus._client
-        await bus._client.close()  # as it does itself when NATS tells it an error
-        assert not bus.is_connected
-        await wait_until(lambda: "events wait until this service starts again" in caplog.text)
-        await bus.close()
 
 
 async def test_events_wait_for_a_stream_that_is_refused_and_go_out_once_that_is_mended(
@@ -126,11 +111,10 @@ async def test_events_wait_for_a_stream_that_is_refused_and_go_out_once_that_is_
         await a_foreign_stream(client.jetstream(timeout=60))
         own = settings(Settings, servers, nats_url=server.url, bus=PATIENT)
         mongo, database = connect(own, f"relay_{unique_id()}")
-        bus = Bus(own, "test")
-        async with mongo:
+        async with mongo, open_bus(own) as bus:
             await migrate(database, (OUTBOX,))
             relay, event = Relay(Outbox(database), database), changed()
-            async with background(bus.run), background(partial(relay.outbox.relay, bus)):
+            async with background(partial(relay.outbox.relay, bus)):
                 await relay.commit(event)
                 stream = client.jetstream(timeout=60)
 
@@ -141,7 +125,6 @@ async def test_events_wait_for_a_stream_that_is_refused_and_go_out_once_that_is_
                 assert not await relay.are_sent(event)
                 await stream.delete_stream("OTHER")
                 await wait_until(partial(relay.are_sent, event), 60)
-                await bus.close()
         assert (await client.jetstream(timeout=60).stream_info(STREAM)).config.max_bytes == GIGABYTE
 
 

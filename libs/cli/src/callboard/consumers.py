@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from callboard.system import SERVICES
-from common.bus import consumer_config
+from common.messaging.watch import consumer_config, filter_of
 from common.settings import Settings
 from common.stream import STREAM
 
@@ -55,8 +55,7 @@ async def _set_filter(jetstream: JetStreamContext, service: str, settings: Setti
     if not (subjects := handled_subjects(service)):
         return
     try:
-        present = (await jetstream.consumer_info(STREAM, service)).config.filter_subjects
-        if set(present or ()) != subjects:
+        if filter_of(await jetstream.consumer_info(STREAM, service)) != subjects:
             await jetstream.add_consumer(STREAM, consumer_config(service, subjects, settings.bus))
     except NotFoundError:
         pass  # it begins with all that there is, whenever the service starts

@@ -34,7 +34,7 @@ from common.mongo import Database, check_migrated
 from common.outbox import OUTBOX
 from common.plugins import Examinable, Finding, load
 from common.settings import Settings, read_settings
-from common.stream import STREAM, differences, ensure_stream, wanted_stream, why_refused
+from common.stream import STREAM, differences, ensure_stream, wanted_stream, why_different, why_refused
 
 SERVICE_OF_POINT: Mapping[str, str] = {
     "callboard.identity": "accounts",
@@ -351,12 +351,8 @@ async def _examine_stream(jetstream: JetStreamContext, system: Settings) -> Find
     except NatsError as error:
         return Finding(False, why_refused(error, system), wait)
     if different := differences(info.config, wanted_stream(system)):
-        are = "; ".join(f"{name}: {values}" for name, values in different.items())
-        mend = (
-            "Services change it when they start with these settings; where NATS refuses that, their logs say why, "
-            "and events wait."
-        )
-        return Finding(True, f"The stream {STREAM} is not as the settings here want it ({are}).", mend)
+        mend = "A service changes it when it starts with these settings; where NATS refuses that, its log says why."
+        return Finding(True, why_different(different), mend)
     if not info.config.max_bytes or info.state.bytes < _NEARLY_FULL * info.config.max_bytes:
         return Finding(True, f"The stream {STREAM} is as it should be, and has room.")
     full = f"The stream {STREAM} is nearly full: {info.state.bytes} of {info.config.max_bytes} bytes."

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 
 from nats.aio.client import Client
@@ -12,21 +12,19 @@ from nats.aio.subscription import Subscription
 from nats.errors import BadSubjectError, MaxPayloadError
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import (
     APIError,
     NoStreamResponseError,
-    NotFoundError,
     ServerError,
     ServiceUnavailableError,
 )
 
 from common.errors import ServiceError, Unavailable
 from common.logs import LogThrottle
-from common.messaging.limits import BusLimits
+from common.messaging.troubles import Troubles
+from common.messaging.watch import Watch
 from common.settings import Settings
-from common.stream import STREAM, ensure_stream, why_refused
+from common.stream import STREAM
 from common.tracing import TRACEPARENT_HEADER
 
 logger = logging.getLogger(__name__)
@@ -34,21 +32,6 @@ logger = logging.getLogger(__name__)
 _HEADER_BYTES = 256
 """More than the headers of an event take, which count as part of its size."""
 _NO_ROOM = 10077  # NATS's code for a stream that has reached its max_bytes
-
-
-def consumer_config(durable: str, subjects: Iterable[str], limits: BusLimits) -> ConsumerConfig:
-    """The consumer of a service that handles these subjects."""
-    return ConsumerConfig(
-        durable_name=durable,
-        filter_subjects=sorted(subjects),
-        ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=limits.ack_wait_seconds,
-        # Without a limit: a replica asks for two batches at most, and what no handler takes is not acknowledged for as
-        # long as it is there. At a limit, NATS would deliver nothing else.
-        max_ack_pending=-1,
-        deliver_policy=DeliverPolicy.ALL,
-        max_deliver=-1,
-    )
 
 
 class Bus:
@@ -59,15 +42,15 @@ class Bus:
         self._settings = settings
         self._service = service
         self._client: Client | None = None
-        self._stream_is_there = asyncio.Event()
-        self._log_throttle = LogThrottle()
+        self._troubles = Troubles(service)
+        self._watch = Watch(settings, self._troubles)
+        self._arrived: _Arrived | None = None
         self._error_throttle = LogThrottle()
-        self._consume_throttle = LogThrottle()
 
     @property
     def is_connected(self) -> bool:
         """Whether events can be published right now, as far as this end knows."""
-        return self._client is not None and self._client.is_connected and self._stream_is_there.is_set()
+        return self._client is not None and self._client.is_connected and self._watch.stream_is_there.is_set()
 
     @property
     def _connection(self) -> Client:
@@ -75,41 +58,58 @@ class Bus:
             raise Unavailable("nats")
         return self._client
 
-    @property
-    def _jetstream(self) -> JetStreamContext:
-        return self._connection.jetstream(timeout=self.limits.answer_seconds)
-
     async def run(self) -> None:
-        """Connect, and create the stream whenever it is not there; until cancelled."""
-        await self.close()  # what is left of a run that failed
-        # Known before it is connected, so that `close` ends also what was only begun.
-        self._client = Client()
-        await self._client.connect(
-            self._settings.nats_url.get_secret_value().split(","),
-            name=self._service,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.25,  # type: ignore[arg-type] # it sleeps for so long
-            connect_timeout=self.limits.connect_seconds,  # type: ignore[arg-type] # it waits for so long
-            ping_interval=5,
-            max_outstanding_pings=2,
-            error_cb=self._note_error,
-        )
-        pause = self.limits.first_pause_seconds
+        """Hold a connection, look once a second whether stream and consumer are right, and put right what is not."""
         while True:
-            if (
-                self._client.is_closed
-            ):  # as it does itself, for good, after nearly every error that NATS tells it
-                reason = self._client.last_error or "no reason given"
-                text = f"NATS closed the connection ({reason}): events wait until this service starts again"
-                if self._log_throttle.allows(text):
-                    logger.error(text)
-                await asyncio.sleep(1)
-            elif self._stream_is_there.is_set() or await self._ensure_stream():
-                pause = self.limits.first_pause_seconds
-                await asyncio.sleep(1)
-            else:
+            await self.close()  # what is left of a connection that is over, or of a run that failed
+            await self._supervise(await self._connect())
+
+    async def _connect(self) -> Client:
+        """Return once there is a connection; while NATS refuses one, each pause is longer than the last."""
+        limits, pause = self.limits, self.limits.first_pause_seconds
+        while True:
+            # Known before it is connected, so that `close` ends also what was only begun.
+            client = self._client = Client()
+            try:
+                await client.connect(
+                    self._settings.nats_url.get_secret_value().split(","),
+                    name=self._service,
+                    # So that a refusal comes here. A server that is away is asked again in there, without end.
+                    allow_reconnect=False,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=limits.first_pause_seconds,  # type: ignore[arg-type] # it sleeps for so long
+                    connect_timeout=limits.connect_seconds,  # type: ignore[arg-type] # it waits for so long
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    error_cb=self._note_error,
+                    closed_cb=self._note_end,
+                )
+            except (NatsError, OSError, TimeoutError) as error:
+                await client.close()
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, self.limits.longest_pause_seconds)
+                if _is_refused(error):
+                    pause = min(2 * pause, limits.longest_pause_seconds)
+            else:
+                client.options["allow_reconnect"] = True
+                return client
+
+    async def _supervise(self, client: Client) -> None:
+        """Return once the connection is over for good, as it is after nearly every error that NATS tells a client."""
+        limits, pause = self.limits, self.limits.first_pause_seconds
+        while not (client.is_closed or (client.is_reconnecting and _is_refused(client.last_error))):
+            is_right = True
+            if client.is_connected:
+                self._troubles.note("connection", None)
+                is_right = await self._watch.look(client.jetstream(timeout=limits.answer_seconds))
+            if is_right:
+                pause = limits.first_pause_seconds
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limits.look_seconds if is_right else pause):
+                    await self._watch.look_now.wait()
+            self._watch.look_now.clear()
+            if not is_right:
+                pause = min(2 * pause, limits.longest_pause_seconds)
+        self._note_away(client.last_error, is_refusal=True)
 
     async def close(self) -> None:
         """Send what is buffered (acknowledgements) and disconnect."""
@@ -160,7 +160,7 @@ class Bus:
         except NatsError as error:
             raise Unavailable("nats") from error
         if any(map(_means_no_stream, answers.errors)):
-            self._stream_is_there.clear()
+            self._watch.stream_is_gone()
         return answers.errors
 
     @staticmethod
@@ -177,25 +177,25 @@ class Bus:
         this speaks the pull protocol itself (NATS ADR-13): one request at a time, whose answers come to a
         private subject.
         """
+        self._watch.consume(durable, subjects)
         while True:
-            await self._stream_is_there.wait()
-            arrived = _Arrived()
+            await self._watch.consumer_is_there.wait()
+            arrived = self._arrived = _Arrived()
             try:
-                await self._ensure_consumer(durable, subjects)
                 client = self._connection
                 inbox = client.new_inbox()
                 answers = await client.subscribe(inbox, cb=arrived.add)
-            except (NatsError, ServiceError, TimeoutError) as error:
-                if self._consume_throttle.allows(type(error).__name__):
-                    logger.warning("cannot consume yet: %s", type(error).__name__)
-                await asyncio.sleep(0.5)
+            except (NatsError, ServiceError):  # while there is no connection, which the log says
+                await asyncio.sleep(self.limits.first_pause_seconds)
                 continue
             try:
                 async for messages in self._pull(client, durable, inbox, arrived):
                     yield messages
             finally:
+                self._watch.consumer_is_gone()
                 if not client.is_closed:
                     await _give_back(client, answers, arrived, self.limits.finish_seconds)
+            await asyncio.sleep(self.limits.first_pause_seconds)
 
     async def _pull(
         self, client: Client, durable: str, inbox: str, arrived: "_Arrived"
@@ -203,8 +203,10 @@ class Bus:
         limits = self.limits
         request = json.dumps({"batch": limits.batch, "expires": int(limits.pull_seconds * 1e9)}).encode()
         remaining, deadline = 0, 0.0
-        while self._stream_is_there.is_set():
+        while self._watch.consumer_is_there.is_set():
             messages, status = await arrived.take(deadline)
+            if client.is_closed:
+                return  # nothing of it could be acknowledged
             remaining -= len(messages)
             can_ask = True
             # A request without any answer was lost, with a connection for instance.
@@ -224,38 +226,29 @@ class Bus:
             if status in ("404", "503") or not can_ask:
                 return  # no such consumer, stream or connection (any more): start over
 
-    async def _ensure_stream(self) -> bool:
-        """Whether the stream is there now; if not, the log says why, and what to change."""
-        try:
-            await ensure_stream(self._jetstream, self._settings)
-        except (NatsError, ServiceError, TimeoutError) as error:
-            reason = why_refused(error, self._settings)
-            if self._log_throttle.allows(reason):
-                logger.warning("events wait in the outbox: %s", reason)
-            return False
-        self._stream_is_there.set()
-        return True
-
-    async def _ensure_consumer(self, durable: str, subjects: Sequence[str]) -> None:
-        """Create the consumer, or add what its filter lacks.
-
-        Replicas of two versions share it during a rollout: one that removed a subject would lose its events for the
-        other. `callboard migrate` removes what no handler takes any more.
-        """
-        jetstream = self._jetstream
-        present: Sequence[str] = ()
-        try:
-            with suppress(NotFoundError):
-                present = (await jetstream.consumer_info(STREAM, durable)).config.filter_subjects or ()
-            await jetstream.add_consumer(STREAM, consumer_config(durable, {*present, *subjects}, self.limits))
-        except NotFoundError:
-            self._stream_is_there.clear()
-            raise
-
     async def _note_error(self, error: Exception) -> None:
+        if self._client is None or not self._client.is_connected:
+            self._note_away(error, is_refusal=_is_refused(error))
+            self._watch.look_now.set()  # a refusal ends the client: it would ask again at once, and for ever
+            return
         text = str(error) if "ermissions" in str(error) else type(error).__name__  # it names the subject
         if self._error_throttle.allows(text):
             logger.warning("NATS: %s", text)
+
+    def _note_away(self, error: Exception | None, *, is_refusal: bool) -> None:
+        why, mend = "NATS does not answer", "start it, or correct CALLBOARD_NATS_URL"
+        if is_refusal:
+            why, mend = (
+                "NATS refuses this service",
+                "correct CALLBOARD_NATS_URL, or mend in NATS what it names",
+            )
+        said = str(error).removeprefix("nats: ") if isinstance(error, NatsError) else ""
+        reason = said or (type(error).__name__ if error else "no reason given")
+        self._troubles.note("connection", f"{why} ({reason}): {mend}. Events wait, and it is tried again.")
+
+    async def _note_end(self) -> None:
+        if self._arrived is not None:
+            self._arrived.end()
 
 
 class _Answers:
@@ -279,6 +272,11 @@ class _Answers:
         self._missing -= 1
         if self._missing == 0:
             self.are_complete.set()
+
+
+def _is_refused(error: Exception | None) -> bool:
+    """Whether it is what NATS answered, in quotes, to a client that connects; others are the client's own."""
+    return type(error) is NatsError and "'" in str(error)
 
 
 def _means_no_stream(error: NatsError | None) -> bool:
@@ -316,6 +314,11 @@ class _Arrived:
             self._status = message.headers["Status"]
         else:
             self._messages.append(message)
+        self._is_there.set()
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        self._status = "503"
         self._is_there.set()
 
     async def take(self, deadline: float) -> tuple[list[Msg], str]:

@@ -75,6 +75,8 @@ class Consumer:
                 except asyncio.CancelledError:
                     await asyncio.wait([work], timeout=self._bus.limits.finish_seconds)
                     raise
+                except NatsError as error:
+                    logger.warning("NATS was not told what was handled, which comes again: %s", error)
                 except Exception:
                     await _give_back(messages)
                     raise

@@ -38,6 +38,12 @@ OUTBOX_AGE = Gauge("callboard_outbox_oldest_seconds", "Age of the oldest event t
 OUTBOX_REFUSED = Gauge(
     "callboard_outbox_refused", "Events that NATS refuses one by one, while it takes others.", ["service"]
 )
+BUS_TROUBLE = Gauge(
+    "callboard_bus_trouble",
+    "1 while something is wrong between a service and NATS: connection, stream, consumer, paused (the consumer), "
+    "unhandled (it asks for events that no handler takes).",
+    ["service", "what"],
+)
 EVENTS_PUBLISHED = Counter("callboard_events_published", "Events that NATS acknowledged.", ["service"])
 EVENTS_HANDLED = Counter(
     "callboard_events_handled", "Events handled and acknowledged.", ["service", "subject"]

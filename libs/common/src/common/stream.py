@@ -1,5 +1,7 @@
 """The JetStream stream that holds all events: what it must be like, and why NATS refuses it."""
 
+from collections.abc import Mapping
+
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
@@ -39,16 +41,38 @@ def wanted_stream(settings: Settings) -> StreamConfig:
     )
 
 
-async def ensure_stream(jetstream: JetStreamContext, settings: Settings) -> None:
-    """Create the stream, or change it to what is wanted. Raises what NATS says; see `why_refused`."""
+async def ensure_stream(
+    jetstream: JetStreamContext, settings: Settings, *, may_change: bool = True
+) -> tuple[bool, str | None]:
+    """Create the stream, or change it to what is wanted; whether it is new, and in which way it stays another.
+
+    Raises what NATS says where there is none, and none can be made; see `why_refused`.
+    """
     wanted = wanted_stream(settings)
     try:
         found = (await jetstream.stream_info(STREAM)).config
     except NotFoundError:
         await jetstream.add_stream(wanted)
-    else:
-        if differences(found, wanted):
+        return True, None
+    different = differences(found, wanted)
+    if not different:
+        return False, None
+    if may_change:
+        try:
             await jetstream.update_stream(wanted)
+        except APIError as error:
+            return False, f"{why_different(different)} {why_refused(error, settings)}"
+        return False, None
+    return (
+        False,
+        f"{why_different(different)} A service that starts changes it: restart this one, or its settings.",
+    )
+
+
+def why_different(different: Mapping[str, str]) -> str:
+    """The differences in a sentence."""
+    are = "; ".join(f"{name}: {values}" for name, values in different.items())
+    return f"The stream {STREAM} is not as the settings here want it ({are})."
 
 
 def differences(found: StreamConfig, wanted: StreamConfig) -> dict[str, str]:
@@ -58,6 +82,15 @@ def differences(found: StreamConfig, wanted: StreamConfig) -> dict[str, str]:
         for name in _CHECKED
         if getattr(found, name) != getattr(wanted, name)
     }
+
+
+def why_no_consumer(error: Exception, durable: str) -> str:
+    """One sentence that says why there is no consumer, and what to change."""
+    said = error.description if isinstance(error, APIError) else str(error)
+    return (
+        f"NATS refuses the consumer {durable}, or does not answer: {said or type(error).__name__}. Its events wait; it is "
+        "tried again, and nats-server's log tells more."
+    )
 
 
 def why_refused(error: Exception, settings: Settings) -> str:

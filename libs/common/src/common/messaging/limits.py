@@ -13,6 +13,8 @@ class BusLimits(Limits):
     answer_seconds: Wait = 2.0
     """For what JetStream is asked: about the stream, about a consumer."""
     publish_seconds: Wait = 2.0
+    look_seconds: float = 1.0
+    """Between two looks at connection, stream and consumer."""
     pull_seconds: float = 5.0
     """How long a request for events stays open, and so how soon one that was lost is made again."""
     ack_wait_seconds: Wait = 30.0
