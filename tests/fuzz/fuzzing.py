@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import schemathesis
+from schemathesis.core.parameters import ParameterLocation
 from schemathesis.engine import events, from_schema
 from schemathesis.engine.recorder import ScenarioRecorder
 
@@ -92,6 +93,7 @@ def _lead_further(case: Any, values: Values) -> Any:
     """Put known values in the place of most that are not themselves what the case tries."""
     dice = random.Random(f"{case.query} {case.headers} {case.body}")  # noqa: S311 - the same for the same case
     tried = getattr(case.meta.phase.data, "parameter", None)
+    wrong = {part for part, how in case.meta.components.items() if not how.mode.is_positive and tried is None}
 
     def known(part: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -101,13 +103,15 @@ def _lead_further(case: Any, values: Values) -> Any:
             for name, value in part.items()
         }
 
-    if case.query:
+    # Where several parameters are wrong together, none is told apart, and one that is put right leaves no fault.
+    if case.query and ParameterLocation.QUERY not in wrong:
         case.query = known(case.query)
-    if case.headers:
+    if case.headers and ParameterLocation.HEADER not in wrong:
         case.headers.update(known(case.headers))
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:
         case.body = known(case.body)
-    if case.query and {one.name for one in case.operation.query} >= _ONE_OF:
+    is_asked = {one.name for one in case.operation.query} >= _ONE_OF
+    if case.query and is_asked and ParameterLocation.QUERY not in wrong:
         # Exactly one of them is asked for, which a description cannot tell either.
         given = sorted(_ONE_OF & {*case.query}) or ["username"]
         kept = tried if tried in given else "username" if "username" in given else dice.choice(given)
