@@ -467,7 +467,7 @@ async def test_status_shows_every_component_and_fails_when_one_is_gone(park: Mac
     assert report.pop("trouble").startswith("MongoDB does not answer; is Callboard running? (")
     assert (stopped.status, report) == (
         1,
-        {"ok": False, "components": [], "unsent_events": None, "dead_letters": None},
+        {"ok": False, "components": [], "unsent_events": None, "refused_events": None, "dead_letters": None},
     )
 
 

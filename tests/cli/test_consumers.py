@@ -2,14 +2,17 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import nats
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from callboard.consumers import handled_subjects, set_filters
+from callboard.consumers import examine_consumers, handled_subjects, set_filters
+from callboard.doctor import verdict
 from callboard.servers import free_port
+from callboard.system import SERVICES
 from common.messaging.watch import consumer_config
 from common.settings import Settings
 from common.stream import STREAM, SUBJECTS
@@ -60,3 +63,39 @@ async def test_a_migration_needs_no_nats(servers: Servers) -> None:
         "The filters of the consumers were left as they are (NATS does not answer); services add what they lack when "
         "they start.\n"
     )
+
+
+async def lines(stream: JetStreamContext) -> dict[str, str]:
+    """What `callboard doctor` says of the consumers, with its verdict."""
+    return {one.what: verdict(one) async for one in examine_consumers(stream)}
+
+
+async def test_doctor_says_which_consumer_is_missing_paused_or_asks_for_too_little_or_too_much(
+    servers: Servers, tmp_path: Path
+) -> None:
+    async with jetstream(tmp_path, servers) as (stream, own):
+        subjects = {service: handled_subjects(service) for service in SERVICES if handled_subjects(service)}
+        (found,) = (await lines(stream)).items()
+        assert found == (f"NATS has no consumer yet for {', '.join(subjects)}.", "warning")
+
+        for service, wanted in subjects.items():
+            await stream.add_consumer(STREAM, consumer_config(service, wanted, own.bus))
+        right = {"The consumers ask for what this version handles, and none is paused.": "right"}
+        assert await lines(stream) == right
+
+        lacking, *others = sorted(subjects["accounts"])
+        await stream.add_consumer(STREAM, consumer_config("accounts", [GONE, *others], own.bus))
+        await stream.pause_consumer(STREAM, "shifts", (datetime.now(UTC) + timedelta(hours=1)).isoformat())
+        until = (await stream.consumer_info(STREAM, "shifts")).config.pause_until
+        assert await lines(stream) == {
+            f"The consumer accounts does not ask for {lacking}, which this version handles.": "wrong",
+            f"The consumer accounts asks for {GONE}, which this version does not handle: these events are put off.": "warning",
+            f"The consumer shifts is paused in NATS until {until}: its events wait.": "wrong",
+        }
+
+        assert await set_filters(own) is None
+        assert list(await lines(stream)) == [
+            f"The consumer shifts is paused in NATS until {until}: its events wait."
+        ]
+        await stream.resume_consumer(STREAM, "shifts")
+        assert await lines(stream) == right

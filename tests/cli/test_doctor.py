@@ -16,6 +16,7 @@ from callboard import doctor
 from callboard.access import open_database
 from callboard.databases import DATABASES, collections_of, migrate_all, migrate_database
 from callboard.doctor import SERVICE_OF_POINT, examine, verdict
+from callboard.status import status
 from common.plugins import PLUGIN_POINTS, Finding
 from common.settings import Settings
 from tests.cli.machine import CALLBOARD, run
@@ -212,8 +213,9 @@ async def test_an_event_that_nats_refuses_is_named_with_the_reason(servers: Serv
     event = {"_id": str(unique_id()), "subject": "x.y", "payload": b"a secret", "sent": False}
     async with open_database(own, "applications") as database:
         await database["outbox"].insert_one({**event, "refused": "x.y: nats: maximum payload exceeded"})
-        lines = await told()
+        lines, counted = await told(), await status(own, None)
         await database["outbox"].delete_one({"_id": event["_id"]})
+    assert counted.refused_events and counted.refused_events["applications"] >= 1
     assert (
         f"NATS refuses the event {event['_id']} of applications, which waits: x.y: nats: maximum payload exceeded."
         in only(lines, "wrong")

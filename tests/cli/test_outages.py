@@ -125,6 +125,7 @@ async def test_status_says_what_is_wrong_with_mongodb(servers: Servers, tmp_path
     answer = await callboard(("status",), f"mongodb://callboard:wrong@{host}", servers.nats_url, tmp_path)
     assert answer.exit_code == 1
     assert "unsent events: unknown" in answer.stdout
+    assert "of these, refused by NATS: unknown" in answer.stdout
     assert answer.stderr.startswith("MongoDB refused the user or the password")
 
 

@@ -1,5 +1,6 @@
 """What the consumers in NATS ask for."""
 
+from collections.abc import AsyncIterator, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -9,7 +10,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from callboard.system import SERVICES
-from common.messaging.watch import consumer_config, filter_of
+from common.messaging.watch import consumer_config, filter_of, paused, unhandled
+from common.plugins import Finding
 from common.settings import Settings
 from common.stream import STREAM
 
@@ -22,6 +24,41 @@ def handled_subjects(service: str) -> set[str]:
     if find_spec(f"{service}.handlers") is None:
         return set()
     return {model.SUBJECT for model in import_module(f"{service}.handlers").HANDLERS}
+
+
+async def examine_consumers(jetstream: JetStreamContext) -> AsyncIterator[Finding]:
+    """Whether each service gets the events that it handles."""
+    missing, is_right = [], True
+    for service in SERVICES:
+        if not (subjects := handled_subjects(service)):
+            continue
+        try:
+            found = await jetstream.consumer_info(STREAM, service)
+        except NotFoundError:
+            missing.append(service)
+            continue
+        present = filter_of(found)
+        wrong = [
+            *([Finding(False, *paused(found))] if found.paused else []),
+            *([_lacking(service, subjects - present)] if subjects - present else []),
+            *([Finding(True, *unhandled(found, present - subjects))] if present - subjects else []),
+        ]
+        is_right = is_right and not wrong
+        for one in wrong:
+            yield one
+    if missing:
+        mend = "Each makes its own when it starts, and then gets all events that the stream has."
+        yield Finding(True, f"NATS has no consumer yet for {', '.join(missing)}.", mend)
+    elif is_right:
+        yield Finding(True, "The consumers ask for what this version handles, and none is paused.")
+
+
+def _lacking(service: str, subjects: Iterable[str]) -> Finding:
+    return Finding(
+        False,
+        f"The consumer {service} does not ask for {', '.join(sorted(subjects))}, which this version handles.",
+        "Start the service in this version, or run `callboard migrate`; then `callboard verify --repair`.",
+    )
 
 
 async def set_filters(settings: Settings) -> str | None:

@@ -25,6 +25,7 @@ from pymongo.errors import PyMongoError
 from accounts.plugins.links import KNOW_LINKS_ONLY
 from applications.settings import ApplicationsSettings
 from callboard.access import data_dir_of, find_settings, open_databases
+from callboard.consumers import examine_consumers
 from callboard.databases import collections_of
 from callboard.errors import CommandError
 from callboard.plugins import Plugin, plugins
@@ -321,7 +322,11 @@ async def _examine_nats(system: Settings) -> AsyncIterator[Finding]:
         yield Finding(not is_old, f"{name} answers.", "Callboard needs 2.11 or newer." if is_old else "")
         jetstream = client.jetstream(timeout=2)
         await jetstream.account_info()
-        yield await _examine_stream(jetstream, system)
+        stream = await _examine_stream(jetstream, system)
+        yield stream
+        if stream.is_right:
+            async for finding in examine_consumers(jetstream):
+                yield finding
     except ServiceUnavailableError:
         yield Finding(
             False, "NATS runs without JetStream.", "docs/operating.md shows what its configuration needs."

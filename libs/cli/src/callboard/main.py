@@ -501,7 +501,11 @@ def status(as_json: AsJson = False, data_dir: DataDir = None) -> None:
                 one.log,
             )
         shown.print(table if table.rows else "No component of `callboard up` runs.")
-        for what, counts in (("unsent events", found.unsent_events), ("dead letters", found.dead_letters)):
+        for what, counts in (
+            ("unsent events", found.unsent_events),
+            ("of these, refused by NATS", found.refused_events),
+            ("dead letters", found.dead_letters),
+        ):
             shown.print(f"{what}: {'unknown' if counts is None else sum(counts.values())}")
         if found.trouble:
             told.print(found.trouble, markup=False, soft_wrap=True)

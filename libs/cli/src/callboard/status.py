@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pymongo.errors import PyMongoError
@@ -36,6 +38,7 @@ class Status:
 
     components: list[ComponentStatus]
     unsent_events: dict[str, int] | None
+    refused_events: dict[str, int] | None
     dead_letters: dict[str, int] | None
     trouble: str | None = None
 
@@ -52,10 +55,11 @@ async def status(settings: Settings, data_dir: Path | None) -> Status:
     components = await asyncio.to_thread(_components, data_dir) if data_dir else []
     try:
         unsent = await _count(settings, OUTBOX.name, {"sent": False})
+        refused = await _count(settings, OUTBOX.name, {"sent": False, "refused": {"$exists": True}})
         dead = await _count(settings, DEAD_LETTERS.name, {})
     except PyMongoError as error:
-        return Status(components, None, None, of_mongodb(error))
-    return Status(components, unsent, dead)
+        return Status(components, None, None, None, of_mongodb(error))
+    return Status(components, unsent, refused, dead)
 
 
 def _components(data_dir: Path) -> list[ComponentStatus]:
@@ -76,7 +80,7 @@ def _components(data_dir: Path) -> list[ComponentStatus]:
     return components
 
 
-async def _count(settings: Settings, collection: str, where: dict[str, bool]) -> dict[str, int]:
+async def _count(settings: Settings, collection: str, where: Mapping[str, Any]) -> dict[str, int]:
     counts = {}
     for name in DATABASES:
         async with open_database(settings, name) as database:

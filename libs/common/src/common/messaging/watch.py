@@ -34,11 +34,20 @@ def filter_of(consumer: ConsumerInfo) -> set[str]:
     return {*(consumer.config.filter_subjects or ()), *filter(None, [consumer.config.filter_subject])}
 
 
-def paused(consumer: ConsumerInfo) -> str:
-    """One sentence that says until when, and how to end it."""
+def paused(consumer: ConsumerInfo) -> tuple[str, str]:
+    """That it is paused, and how that ends."""
     return (
-        f"The consumer {consumer.name} is paused in NATS until {consumer.config.pause_until}: its events wait, and come "
-        f"by themselves then, or after `nats consumer resume {STREAM} {consumer.name}`."
+        f"The consumer {consumer.name} is paused in NATS until {consumer.config.pause_until}: its events wait.",
+        f"They come by themselves then, or at once after `nats consumer resume {STREAM} {consumer.name}`.",
+    )
+
+
+def unhandled(consumer: ConsumerInfo, subjects: Iterable[str]) -> tuple[str, str]:
+    """That these have no handler here, and what to do."""
+    return (
+        f"The consumer {consumer.name} asks for {', '.join(sorted(subjects))}, which this version does not handle: these "
+        "events are put off.",
+        "Run the newer version that does, or `callboard migrate` of this one: it gives them up, for good.",
     )
 
 
@@ -125,23 +134,17 @@ class Watch:
             present = filter_of(found)
         lacking = self._subjects - present
         if lacking and self._has_set_consumer:
-            what = f"did not ask for {', '.join(sorted(lacking))} any more" if found else "was gone from NATS"
-            self._troubles.note(
-                "consumer",
-                f"The consumer {self._durable} {what}: that is put right. After this, `callboard verify --repair` finds "
-                "what passed meanwhile.",
+            what = (
+                f"did not ask for {', '.join(sorted(lacking))} any more, and does again: `callboard verify --repair` "
+                "publishes again what it passed over meanwhile."
+                if found
+                else "was gone from NATS, and is made anew: all events of the stream come again, which changes nothing."
             )
+            self._troubles.note("consumer", f"The consumer {self._durable} {what}")
         if lacking or found is None or not self._has_set_consumer:
             config = consumer_config(self._durable, present | self._subjects, self._settings.bus)
             found = await jetstream.add_consumer(STREAM, config)
         self._has_set_consumer = True
-        self._troubles.note("paused", paused(found) if found.paused else None)
-        unhandled = sorted(present - self._subjects)
-        self._troubles.note(
-            "unhandled",
-            f"Nobody here handles {', '.join(unhandled)}, for which the consumer {self._durable} asks: a newer version "
-            "does, and without one these events are put off. Install it, or let `callboard migrate` of this version "
-            "take them out, for good."
-            if unhandled
-            else None,
-        )
+        self._troubles.note("paused", " ".join(paused(found)) if found.paused else None)
+        more = present - self._subjects
+        self._troubles.note("unhandled", " ".join(unhandled(found, more)) if more else None)
