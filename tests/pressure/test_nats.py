@@ -84,3 +84,26 @@ async def test_nats_that_comes_back_empty_gets_what_waited_and_changes_nothing_e
         await wait_until(lambda: is_counted(park, last))
     assert await count(park, earlier, later, last) == [ONCE] * 3
     assert await buried(park, earlier, later, last) == []
+
+
+async def test_what_is_deleted_in_nats_under_running_services_comes_back_and_counts_each_shift_once(
+    park: Machine,
+) -> None:
+    earlier, later, last = unique_id(), unique_id(), unique_id()
+    logged = {name: len(park.log(name)) for name in ("accounts", "shifts")}
+    client = await nats.connect(park.servers.nats_url)
+    stream = client.jetstream(timeout=30)
+    async with park.service("shifts") as shifts:
+        await log(shifts, earlier)
+        await wait_until(lambda: is_counted(park, earlier))
+        await stream.delete_consumer(STREAM, "accounts")
+        await log(shifts, later)
+        await wait_until(lambda: is_counted(park, later), seconds=60)
+        await stream.delete_stream(STREAM)
+        await log(shifts, last)
+        await wait_until(lambda: is_counted(park, last), seconds=60)
+    await client.close()
+    assert await count(park, earlier, later, last) == [ONCE] * 3
+    assert await buried(park, earlier, later, last) == []
+    for name, length in logged.items():
+        assert "a background task failed" not in park.log(name)[length:]
