@@ -29,6 +29,7 @@ from common.bus import Bus
 from common.consumer import Consumer
 from common.events import ShiftLogged, new_id
 from common.group import load_group
+from common.messaging.handling import Handled, Outcome
 from common.mongo import connect, migrate
 from common.outbox import Outbox
 from common.settings import Settings, read_settings
@@ -65,18 +66,19 @@ async def consume(settings: Settings, events: int, *, with_database: bool) -> di
         handled, began, ended = 0, 0.0, 0.0
         is_done = asyncio.Event()
 
-        async def handle(_: object, shifts: Sequence[ShiftLogged]) -> int:
+        async def handle(_: object, shifts: Sequence[ShiftLogged]) -> Sequence[Outcome]:
             nonlocal handled, began, ended
             began = began or time.perf_counter()
+            outcomes: Sequence[Outcome] = [Handled.DONE] * len(shifts)
             if with_database:
-                await service.record_shifts(shifts)
+                outcomes = await service.record_shifts(shifts)
             handled += len(shifts)
             if handled >= (len(memory) + 1) * events // 20:
                 memory.append(psutil.Process().memory_info().rss / 1e6)
             if handled >= events:
                 ended = time.perf_counter()
                 is_done.set()
-            return 0
+            return outcomes
 
         jetstream = await stack.enter_async_context(_stream(settings))
         with suppress(NotFoundError):  # unless an interrupted run left it
@@ -85,7 +87,7 @@ async def consume(settings: Settings, events: int, *, with_database: bool) -> di
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # as a service does
-        consumer = Consumer(bus, NAME, database, {ShiftLogged: handle}, service)
+        consumer = Consumer(bus, NAME, database, {ShiftLogged: handle}, service, settings.consumer)
         async with background(consumer.run):
             await is_done.wait()
         await jetstream.delete_consumer(STREAM, NAME)

@@ -2,11 +2,13 @@
 
 import asyncio
 
-from accounts.handlers import on_shift_logged
 from common.events import ShiftLogged, new_id
+from common.messaging.handling import Handled
 from tests.accounts.builders import shift_logged
 from tests.accounts.conftest import Park
 from tests.support import unique_id, wait_until
+
+DONE, UNCHANGED = Handled.DONE, Handled.UNCHANGED
 
 
 async def total_and_ledger(park: Park, user: int) -> tuple[int, list[int]]:
@@ -25,23 +27,23 @@ async def publish(park: Park, event: ShiftLogged) -> None:
 async def test_a_shift_delivered_twice_earns_its_points_once(park: Park) -> None:
     user = unique_id()
     events = [shift_logged(user, 5), shift_logged(user, 7)]
-    assert await on_shift_logged(park.service, events) == 0
-    assert await on_shift_logged(park.service, list(reversed(events))) == 2
-    assert await on_shift_logged(park.service, [events[0], events[0]]) == 2
+    assert await park.service.record_shifts(events) == [DONE, DONE]
+    assert await park.service.record_shifts(list(reversed(events))) == [UNCHANGED, UNCHANGED]
+    assert await park.service.record_shifts([events[0], events[0]]) == [UNCHANGED, UNCHANGED]
     assert await total_and_ledger(park, user) == (12, [5, 7])
 
 
 async def test_a_shift_twice_in_one_batch_earns_its_points_once(park: Park) -> None:
     event = shift_logged(unique_id(), 5)
-    assert await on_shift_logged(park.service, [event, event]) == 1
+    assert await park.service.record_shifts([event, event]) == [DONE, UNCHANGED]
     assert await total_and_ledger(park, event.user) == (5, [5])
 
 
 async def test_a_batch_with_known_and_new_shifts_adds_the_new_ones(park: Park) -> None:
     user = unique_id()
     known, new = shift_logged(user, 1), shift_logged(user, 2)
-    await on_shift_logged(park.service, [known])
-    assert await on_shift_logged(park.service, [known, new]) == 1
+    await park.service.record_shifts([known])
+    assert await park.service.record_shifts([known, new]) == [UNCHANGED, DONE]
     assert await total_and_ledger(park, user) == (3, [1, 2])
 
 
@@ -49,9 +51,9 @@ async def test_a_batch_adds_to_each_account_what_its_shifts_pay_and_opens_those_
     park: Park,
 ) -> None:
     known, other, new, also_new = (unique_id() for _ in range(4))
-    await on_shift_logged(park.service, [shift_logged(known, 1), shift_logged(other, 0)])
+    await park.service.record_shifts([shift_logged(known, 1), shift_logged(other, 0)])
     paid = [(known, 5), (new, 5), (known, 2), (other, 7), (also_new, 0)]
-    await on_shift_logged(park.service, [shift_logged(user, points) for user, points in paid])
+    await park.service.record_shifts([shift_logged(user, points) for user, points in paid])
     assert await total_and_ledger(park, known) == (8, [1, 2, 5])
     assert await total_and_ledger(park, other) == (7, [0, 7])
     assert await total_and_ledger(park, new) == (5, [5])
@@ -62,17 +64,17 @@ async def test_two_replicas_that_get_the_same_shifts_at_once_count_them_once(par
     user = unique_id()
     events = [shift_logged(user, 1) for _ in range(20)]
     results = await asyncio.gather(
-        *(on_shift_logged(park.service, events) for _ in range(4)), return_exceptions=True
+        *(park.service.record_shifts(events) for _ in range(4)), return_exceptions=True
     )
-    assert any(result == 0 for result in results)
-    assert await on_shift_logged(park.service, events) == 20
+    assert [DONE] * 20 in results
+    assert await park.service.record_shifts(events) == [UNCHANGED] * 20
     total, entries = await total_and_ledger(park, user)
     assert (total, len(entries)) == (20, 20)
 
 
 async def test_a_shift_of_no_points_gets_its_entry(park: Park) -> None:
     event = shift_logged(unique_id(), 0)
-    await on_shift_logged(park.service, [event])
+    await park.service.record_shifts([event])
     assert await total_and_ledger(park, event.user) == (0, [0])
 
 

@@ -22,6 +22,7 @@ from accounts.service import AccountsService
 from common.actors import Actor
 from common.errors import ConfigurationError, Unavailable, UserNotFound
 from common.group import Group, load_group
+from common.messaging.limits import ConsumerLimits
 from common.mongo import Database, connect, migrate
 from common.outbox import Outbox
 from common.plugins import Examinable, Finding, PluginContext, load
@@ -104,7 +105,7 @@ async def open_links(
         outbox = Outbox(database)
         identities = list(plugins.values())
         ranks = Ranks(group, database, outbox, identities, LocalRanking(PluginContext(group, "", database)))
-        service = AccountsService(group, database, outbox, identities, ranks)
+        service = AccountsService(group, database, outbox, identities, ranks, ConsumerLimits())
         yield Links(service, database, group, one, other, plugins)
 
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from accounts.handlers import HANDLERS
-from accounts.main import create
+from accounts.main import HANDLERS, create
 from accounts.service import AccountsService
 from common.errors import Locked
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
+from common.messaging.handling import Handled
 from common.mongo import Database, connect, is_outage
 from common.settings import Settings
 from tests.accounts.builders import granted, revoked, shift_logged
@@ -145,13 +145,13 @@ class Events(RuleBasedStateMachine):
         is_told = True
         while events:
             try:
-                unchanged = await HANDLERS[fact](self._replicas.services[replica], events)
+                outcomes = await HANDLERS[fact](self._replicas.services[replica], events)
             except Exception as error:
                 if not is_outage(error) and not isinstance(error, Locked):
                     raise
                 is_told = False  # a slow machine; all the same, the events may have been handled
             else:
-                return unchanged if is_told else None
+                return list(outcomes).count(Handled.UNCHANGED) if is_told else None
         return 0
 
     async def _check(self) -> None:

@@ -25,7 +25,6 @@ WHERE_NEEDED = {
     "settings.py",
     "internal.py",
     "rules.py",
-    "handlers.py",
     "people.py",
     "plugins.py",
     "plugins",

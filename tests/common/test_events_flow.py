@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import nats
+import pymongo
 import pytest
 from fastapi import FastAPI
 from nats.aio.client import Client
@@ -19,9 +20,12 @@ from prometheus_client import REGISTRY
 from pymongo.errors import ConnectionFailure
 
 from common.app import Chassis, create_app
-from common.consumer import FAILURES_TO_DEAD_LETTER, Handler, _put_off_seconds
+from common.consumer import _left_to_others_seconds
 from common.dead_letters import DEAD_LETTERS
+from common.errors import Unavailable
 from common.events import ApplicationSubmitted, Event, RankChanged, new_id
+from common.messaging.handling import Handled, Handler, Outcome
+from common.messaging.limits import ConsumerLimits
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
 from common.settings import Settings
@@ -38,13 +42,16 @@ class Listener:
     database: Database
     heard: list[Event] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
     fails: dict[int, Exception] = field(default_factory=dict)
     failures: Counter[int] = field(default_factory=Counter)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     is_held: bool = False
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    async def hear(self, events: Sequence[RankChanged]) -> int:
+    async def hear(self, events: Sequence[RankChanged]) -> list[Outcome]:
         """The handler."""
+        self.attempts.append(len(events))
         if self.is_held:
             self.batches.append(0)
             await self.gate.wait()
@@ -54,7 +61,23 @@ class Listener:
                 raise self.fails[event.user]
         self.batches.append(len(events))
         self.heard += events
-        return 0
+        return [Handled.DONE for _ in events]
+
+    async def write_slowly(self, events: Sequence[RankChanged]) -> list[Outcome]:
+        """A handler whose MongoDB takes 5 ms for each event from now on, and has half a second."""
+        new = [{"_id": event.id} for event in events if event.occurred_at >= self.began_at]
+        if not new:
+            return [Handled.DONE for _ in events]
+        self.attempts.append(len(new))
+
+        async def work(session: Session) -> None:
+            await self.database["slow"].insert_many(new, session=session)
+            pause = {"$where": f"sleep({5 * len(new)}) || true", "_id": new[0]["_id"]}
+            await self.database["slow"].find_one(pause, session=session)
+
+        with pymongo.timeout(0.5):
+            await transaction(self.database, work)
+        return [Handled.DONE for _ in events]
 
     def users(self) -> list[int]:
         """Whom was heard of, in order."""
@@ -86,10 +109,11 @@ async def listening(
     handlers: Mapping[type[Event], Handler] = HANDLERS,
     *,
     is_held: bool = False,
+    consumer: ConsumerLimits = ConsumerLimits(),  # noqa: B008 - it is frozen
     **limits: float,
 ) -> AsyncIterator[Listener]:
     """A service of this name on the real chassis."""
-    own = settings(Settings, servers, bus=PATIENT.model_copy(update=limits))
+    own = settings(Settings, servers, bus=PATIENT.model_copy(update=limits), consumer=consumer)
     client, database = connect(own, name)
     async with client:
         await migrate(database, (OUTBOX, DEAD_LETTERS))
@@ -140,9 +164,9 @@ async def test_what_a_crash_left_in_the_outbox_is_published_by_the_next_start(se
 
 
 async def test_a_replica_leaves_what_it_does_not_know_to_those_of_a_newer_version(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers,
 ) -> None:
-    monkeypatch.setattr("common.consumer._LONGEST_LEFT_TO_OTHERS_SECONDS", 1.0)
+    soon = ConsumerLimits(longest_left_to_others_seconds=1.0)
     name = next(NAMES)
     newer: Mapping[type[Event], Handler] = {**HANDLERS, ApplicationSubmitted: Listener.hear}
     client = await nats.connect(servers.nats_url)
@@ -153,9 +177,9 @@ async def test_a_replica_leaves_what_it_does_not_know_to_those_of_a_newer_versio
             return len(consumer.config.filter_subjects or ()) == number
         return False
 
-    async with client, listening(servers, name) as old:
+    async with client, listening(servers, name, consumer=soon) as old:
         await wait_until(partial(asks_for, 1))
-        async with listening(servers, name, newer) as new:
+        async with listening(servers, name, newer, consumer=soon) as new:
             await wait_until(partial(asks_for, 2))
             new.is_held = True  # so that the other gets some
             events = [ApplicationSubmitted(application="a", user=unique_id(), url="u") for _ in range(600)]
@@ -178,14 +202,14 @@ NEWER: Mapping[type[Event], Handler] = {**HANDLERS, Newer: Listener.hear}
 
 
 async def test_a_replica_of_an_older_version_that_starts_last_takes_no_event_from_the_newer_one(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers,
 ) -> None:
-    monkeypatch.setattr("common.consumer._LONGEST_LEFT_TO_OTHERS_SECONDS", 0.1)
+    soon = ConsumerLimits(longest_left_to_others_seconds=0.1)
     name, user = next(NAMES), unique_id()
     async with listening(servers, name, NEWER) as new:
         await new.tell(changed(user))
         await wait_until(lambda: user in new.users())
-        async with listening(servers, name) as old:
+        async with listening(servers, name, consumer=soon) as old:
             new.is_held = True  # so that the other takes part
             users = [unique_id() for _ in range(600)]
             await new.tell(*map(changed, users))
@@ -213,7 +237,8 @@ async def test_what_nobody_handles_after_going_back_to_an_older_version_holds_up
 
 
 def test_what_no_handler_takes_is_put_off_for_a_second_first_and_for_an_hour_in_the_end() -> None:
-    seconds = [_put_off_seconds(deliveries) for deliveries in range(1, 10_000)]
+    limits = ConsumerLimits()
+    seconds = [_left_to_others_seconds(deliveries, limits) for deliveries in range(1, 10_000)]
     assert seconds[:7] == [1, 1, 1, 1, 1, 2, 4]
     assert seconds == sorted(seconds)
     assert seconds[-1] == 3600
@@ -319,12 +344,97 @@ async def test_what_came_with_an_event_that_cannot_be_put_aside_comes_again_at_o
         assert failures == 1
 
 
-async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead_letters(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+@asynccontextmanager
+async def coming_together(
+    servers: Servers,
+    events: Sequence[Event],
+    handlers: Mapping[type[Event], Handler] = HANDLERS,
+) -> AsyncIterator[Listener]:
+    """A service to which these events come in one batch, and what fails comes again soon."""
+    soon = ConsumerLimits(longest_pause_seconds=0.1, longest_put_off_seconds=0.1)
+    async with listening(servers, next(NAMES), {**handlers, Newer: Listener.hear}, consumer=soon) as listener:
+        listener.is_held = True
+        await listener.tell(Newer())
+        await wait_until(lambda: bool(listener.batches))
+        await listener.tell(*events)
+
+        async def are_published() -> bool:
+            return not await listener.database["outbox"].count_documents({"sent": False})
+
+        await wait_until(are_published)
+        listener.is_held = False
+        listener.attempts.clear()
+        listener.gate.set()
+        yield listener
+
+
+def times_heard(listener: Listener, events: Sequence[RankChanged]) -> set[int]:
+    """How often each of these events was handled."""
+    heard = Counter(event.id for event in listener.heard)
+    return {heard[event.id] for event in events}
+
+
+async def letters(listener: Listener, events: Sequence[Event]) -> set[str]:
+    """Which of these events are dead letters; the stream holds those of other tests too."""
+    found = listener.database["dead_letters"].find({"_id": {"$in": [event.id for event in events]}})
+    return {letter["_id"] async for letter in found}
+
+
+async def test_an_event_that_fails_for_ever_among_many_is_buried_and_the_others_are_handled_once(
+    servers: Servers,
 ) -> None:
-    monkeypatch.setattr("common.consumer._LONGEST_PAUSE_SECONDS", 0.1)
+    events = [changed(unique_id()) for _ in range(256)]
+    bad, *good = events
+    async with coming_together(servers, [*good[:100], bad, *good[100:]]) as listener:
+        listener.fails[bad.user] = ValueError("a bug")
+
+        async def is_buried() -> bool:
+            letter = await listener.database["dead_letters"].find_one({"_id": bad.id})
+            return letter is not None and "10 times: ValueError: a bug" in letter["reason"]
+
+        await wait_until(is_buried, 60)
+        await wait_until(lambda: times_heard(listener, good) == {1})
+        assert max(listener.attempts) > 100
+        assert await letters(listener, events) == {bad.id}
+        # It comes again alone: with the others once, and alone each time.
+        assert listener.failures[bad.user] < ConsumerLimits().failures_to_dead_letter + 5
+
+
+async def test_an_event_that_alone_is_refused_waits_alone_for_as_long_as_it_takes(servers: Servers) -> None:
+    events = [changed(unique_id()) for _ in range(100)]
+    refused, *good = events
+    async with coming_together(servers, [*good[:50], refused, *good[50:]]) as listener:
+        listener.fails[refused.user] = Unavailable("a service")
+        await wait_until(lambda: times_heard(listener, good) == {1})
+        patience = 2 * ConsumerLimits().failures_to_dead_letter
+        await wait_until(lambda: listener.failures[refused.user] > patience, 60)
+        assert max(listener.attempts) > 10
+        listener.fails.clear()
+        await wait_until(lambda: times_heard(listener, [refused]) == {1})
+        assert times_heard(listener, good) == {1}
+        assert not await letters(listener, events)
+
+
+async def test_a_database_that_is_too_slow_for_a_batch_gets_it_in_parts(servers: Servers) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    events = [changed(unique_id(), occurred_at=soon) for _ in range(256)]
+    async with coming_together(servers, events, {RankChanged: Listener.write_slowly}) as listener:
+
+        async def are_written() -> bool:
+            ids = {"_id": {"$in": [event.id for event in events]}}
+            return await listener.database["slow"].count_documents(ids) == len(events)
+
+        await wait_until(are_written, 120)
+        assert max(listener.attempts) > 100  # which take longer than half a second
+        assert not await letters(listener, events)
+
+
+async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead_letters(
+    servers: Servers,
+) -> None:
     bad, good = unique_id(), unique_id()
-    async with listening(servers, next(NAMES)) as listener:
+    soon = ConsumerLimits(longest_pause_seconds=0.1)
+    async with listening(servers, next(NAMES), consumer=soon) as listener:
         listener.fails[bad] = ValueError("a bug")
         event = changed(bad)
         await listener.tell(event, changed(good))
@@ -338,16 +448,14 @@ async def test_a_handler_that_fails_holds_up_no_other_event_and_ends_in_the_dead
         assert bad not in listener.users()
 
 
-async def test_an_outage_makes_no_dead_letter_however_long_it_lasts(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("common.consumer._LONGEST_PAUSE_SECONDS", 0.01)
+async def test_an_outage_makes_no_dead_letter_however_long_it_lasts(servers: Servers) -> None:
     user = unique_id()
-    async with listening(servers, next(NAMES)) as listener:
+    soon = ConsumerLimits(longest_pause_seconds=0.01)
+    async with listening(servers, next(NAMES), consumer=soon) as listener:
         listener.fails[user] = ConnectionFailure("the primary is away")
         event = changed(user)
         await listener.tell(event)
-        await wait_until(lambda: listener.failures[user] > 3 * FAILURES_TO_DEAD_LETTER, 60)
+        await wait_until(lambda: listener.failures[user] > 3 * soon.failures_to_dead_letter, 60)
         listener.fails.clear()
         await wait_until(lambda: user in listener.users())
         assert await listener.database["dead_letters"].count_documents({"_id": event.id}) == 0

@@ -16,8 +16,8 @@ from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError
 
 from common.bus import Bus
-from common.consumer import Handler
 from common.events import Event, RankChanged
+from common.messaging.handling import Handler
 from common.messaging.watch import consumer_config
 from common.settings import Settings
 from common.stream import STREAM

@@ -28,7 +28,8 @@ CHANGES = (
     Change("notifications.plugins.discord:_SECONDS", "set", 5.0),
     Change("notifications.service:_NAME_SECONDS", "set", 10.0),
     Change("notifications.plugins.discord:_PER_MINUTE", "set", 600.0),
-    Change("common.consumer:_LONGEST_PAUSE_SECONDS", "set", 0.5),
+    Change("common.messaging.limits:ConsumerLimits.longest_pause_seconds", "set", 0.5),
+    Change("common.messaging.limits:ConsumerLimits.longest_put_off_seconds", "set", 0.5),
     Change("notifications.repository:Repository.note_sent", "die before", name=NOT_NOTED),
 )
 MODERATOR, SHOWN_MODERATOR = "400000000000000004", "<@400000000000000004>"

@@ -1,17 +1,20 @@
 """What is told, to whom, and how often: every event arrives twice."""
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
 import pytest
+from prometheus_client import REGISTRY
 
 from common.actors import Actor
 from common.errors import InvalidEvent, Unavailable
 from common.events import Event
-from notifications.handlers import HANDLERS, on_something
+from common.messaging.handling import Handled, Outcome
+from notifications.main import HANDLERS
 from notifications.models import News
 from notifications.repository import LEASE, Repository
 from notifications.service import Notifications
@@ -57,11 +60,17 @@ class Paper:
         return len(told)
 
 
+def errors(outcomes: Sequence[Outcome]) -> list[type[Exception]]:
+    """The kinds of errors among outcomes, in order."""
+    return [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)]
+
+
 async def twice(park: Park, events: Sequence[Event]) -> None:
     """Deliver events, and once more: then all that is news was known."""
-    assert await on_something(park.service, events) == 0
+    assert await park.service.tell(events) == [Handled.DONE] * len(events)
     lines = park.lines
-    await on_something(park.service, list(reversed(events)))
+    again = await park.service.tell(list(reversed(events)))
+    assert not errors(again)
     assert park.lines == lines
 
 
@@ -109,7 +118,7 @@ async def test_what_happens_is_told_once_though_it_arrives_twice(
     async with notifying(servers, monkeypatch) as park:
         await twice(park, [event])
         assert park.lines == [line]
-        assert await on_something(park.service, [event, event]) == 1
+        assert await park.service.tell([event, event]) == [Handled.UNCHANGED] * 2
         (post,) = park.posts()
         assert post == {"content": line, "allowed_mentions": {"parse": []}}
 
@@ -172,7 +181,7 @@ async def test_a_grant_that_is_published_again_by_a_repair_is_not_told_again(
         assert again.id != first.id
         await twice(park, [first])
         await twice(park, [revoked(user=first.user, version=4)])
-        await on_something(park.service, [again])
+        await park.service.tell([again])
         assert len(park.lines) == 2
 
 
@@ -217,11 +226,12 @@ async def test_what_cannot_be_told_now_is_told_later_and_what_was_told_is_not_re
     async with notifying(servers, monkeypatch) as park:
         events = [granted(username=f"{number}" + "*" * 63, moderator="@" * 64) for number in range(10, 40)]
         park.standin.faults.next(None, None, Fault.AWAY)
-        with pytest.raises(Unavailable):
-            await on_something(park.service, events)
+        outcomes = await park.service.tell(events)
+        assert outcomes[:12] == [Handled.DONE] * 12
+        assert errors(outcomes) == [Unavailable] * 18
         assert len(park.lines) == 12
         assert await park.database["sent"].count_documents({"sent": False}) == 0
-        assert await on_something(park.service, events) == 12
+        assert await park.service.tell(events) == [Handled.UNCHANGED] * 12 + [Handled.DONE] * 18
         await twice(park, [granted()])
         assert len(park.lines) == 31
         assert len({*park.lines}) == 31
@@ -243,11 +253,7 @@ async def test_whatever_goes_wrong_all_is_told_and_again_only_what_may_have_been
         events = [granted(username=f"{number}" + "*" * 60, moderator="@" * 64) for number in range(100, 190)]
 
         async def is_told() -> bool:
-            try:
-                await on_something(park.service, events)
-            except Unavailable:
-                return False
-            return True
+            return not errors(await park.service.tell(events))
 
         await wait_until(is_told, 60)
         assert sorted({line.split(r"\*")[0] for line in park.lines}) == [f"**{n}" for n in range(100, 190)]
@@ -259,22 +265,23 @@ async def test_whatever_goes_wrong_all_is_told_and_again_only_what_may_have_been
         assert told_again <= 6 * unsure  # lines of one message
 
 
+@pytest.mark.parametrize("number", [3, 60])
 async def test_one_that_is_invalid_is_alone_in_that(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """The bus hands over one by one what fails together."""
     async with notifying(servers, monkeypatch, forbidden="evil") as park:
         bad = submitted(url="https://evil.example/x")
-        events = [submitted(), bad, submitted()]
-        with pytest.raises(InvalidEvent):
-            await on_something(park.service, events)
-        for event in events:
-            if event is bad:
-                with pytest.raises(InvalidEvent, match=r"Discord answered 400: .* \(code 240000\)"):
-                    await on_something(park.service, [event])
-            else:
-                await on_something(park.service, [event])
-        assert len(park.lines) == 2
+        events = [*(submitted() for _ in range(number // 2)), bad, *(submitted() for _ in range(number // 2))]
+        outcomes = await park.service.tell(events)
+        (error,) = (outcome for outcome in outcomes if isinstance(outcome, Exception))
+        assert isinstance(error, InvalidEvent)
+        assert re.fullmatch(r"Discord answered 400: .* \(code 240000\)", str(error))
+        assert outcomes[number // 2] is error
+        assert len({*park.lines}) == len(park.lines) == len(events) - 1
+        assert len(park.posts()) < 20
+        again = await park.service.tell(events)
+        assert again.count(Handled.UNCHANGED) == len(events) - 1
+        assert errors(again) == [InvalidEvent]
 
 
 async def test_two_replicas_with_the_same_events_tell_each_once(
@@ -286,11 +293,10 @@ async def test_two_replicas_with_the_same_events_tell_each_once(
             Notifications(GROUP, park.database, park.service._accounts, {"paper": paper}) for paper in papers
         ]
         events = [granted(username=str(number)) for number in range(60)]
-        results = await asyncio.gather(
-            *(replica.tell(events) for replica in replicas), return_exceptions=True
-        )
-        assert all(isinstance(result, int | Unavailable) for result in results), results
-        assert await replicas[0].tell(events) == 60
+        results = await asyncio.gather(*(replica.tell(events) for replica in replicas))
+        assert {error for result in results for error in errors(result)} <= {Unavailable}
+        assert all(any(result[number] is Handled.DONE for result in results) for number in range(60))
+        assert await replicas[0].tell(events) == [Handled.UNCHANGED] * 60
         told = sorted(news.fields["username"] for paper in papers for news in paper.told)
         assert told == sorted(str(number) for number in range(60))
 
@@ -301,8 +307,7 @@ async def test_what_somebody_is_sending_is_left_alone_until_it_seems_dead(
     async with notifying(servers, monkeypatch) as park:
         event = approved()
         assert await Repository(park.database).take(f"discord:{event.id}")
-        with pytest.raises(Unavailable):
-            await on_something(park.service, [event])
+        assert errors(await park.service.tell([event])) == [Unavailable]
         assert not park.lines
         past = datetime.now(UTC) - LEASE - timedelta(seconds=1)
         await park.database["sent"].update_one({}, {"$set": {"at": past}})
@@ -316,16 +321,15 @@ async def test_a_notifier_that_fails_keeps_no_other_from_being_told(
 ) -> None:
     paper = Paper(error=error)
     async with notifying(servers, monkeypatch, ("paper", paper)) as park:
-        event = granted()
-        for _ in range(2):
-            with pytest.raises(type(error)):
-                await on_something(park.service, [event])
-        assert len(park.lines) == 1
+        event, long = granted(), shift(9)  # paper wants no long shifts
+        assert await park.service.tell([event, long]) == [error, Handled.DONE]
+        assert await park.service.tell([event, long]) == [error, Handled.UNCHANGED]
+        assert len(park.lines) == 2
         paper.error = None
-        await on_something(park.service, [event])
+        assert await park.service.tell([event]) == [Handled.DONE]
         await twice(park, [revoked(user=event.user)])
         assert [news.kind for news in paper.told] == ["certification_granted", "certification_revoked"]
-        assert len(park.lines) == 2
+        assert len(park.lines) == 3
 
 
 @pytest.mark.parametrize("error", [InvalidEvent("no"), ValueError("a bug")])
@@ -334,9 +338,30 @@ async def test_where_one_must_wait_nothing_is_buried_for_another(
 ) -> None:
     paper = Paper(error=error)
     async with notifying(servers, monkeypatch, ("paper", paper)) as park:
+        event = granted()
         park.standin.faults.next(Fault.AWAY)
-        with pytest.raises(Unavailable):
-            await on_something(park.service, [granted()])
+        assert errors(await park.service.tell([event])) == [Unavailable]
+        assert await park.service.tell([event]) == [error]
+        assert len(park.lines) == 1
+
+
+async def test_what_one_notifier_was_told_in_time_is_not_counted_as_expired_for_it(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"paper_{unique_id()}"
+    paper = Paper(error=Unavailable("paper"))
+
+    def expired(notifier: str) -> float:
+        labels = {"notifier": notifier, "outcome": "expired"}
+        return REGISTRY.get_sample_value("callboard_notifications_total", labels) or 0
+
+    async with notifying(servers, monkeypatch, (name, paper)) as park:
+        event = granted()
+        assert await park.service.tell([event]) == [paper.error]
+        before = expired("discord")
+        late = event.model_copy(update={"occurred_at": OLD})
+        assert await park.service.tell([late]) == [Handled.DONE]
+        assert (expired(name), expired("discord") - before) == (1, 0)
 
 
 async def test_a_kind_that_nobody_wants_leaves_nothing_behind(

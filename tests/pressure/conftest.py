@@ -17,7 +17,8 @@ async def park() -> AsyncIterator[Machine]:
     changes = (
         QUICK_ACK_WAIT,
         *PATIENT,
-        Change("common.consumer:_LONGEST_PAUSE_SECONDS", "set", 0.2),
+        Change("common.messaging.limits:ConsumerLimits.longest_pause_seconds", "set", 0.2),
+        Change("common.messaging.limits:ConsumerLimits.longest_put_off_seconds", "set", 0.2),
         Change("common.messaging.limits:BusLimits.relay_longest_pause_seconds", "set", 0.2),
         Change("accounts.service:AccountsService.record_shifts", "raise", name=A_BUG),
     )

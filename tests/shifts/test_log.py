@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.events import CertificationGranted, CertificationRevoked
-from shifts.handlers import on_certification_changed
+from common.messaging.handling import Handled
 from shifts.models import Claim, LogQuery
 from shifts.repository import Repository
 from tests.shifts.builders import bare, log, recorded_shift, shift
@@ -281,7 +281,9 @@ async def test_a_certification_known_only_to_its_owner_is_asked_for(park: Park) 
 async def test_the_newest_of_a_certification_wins_in_any_order_and_however_often(park: Park) -> None:
     user = unique_id()
 
-    def change(kind: type[CertificationGranted] | type[CertificationRevoked], version: int) -> object:
+    def change(
+        kind: type[CertificationGranted] | type[CertificationRevoked], version: int
+    ) -> CertificationGranted | CertificationRevoked:
         return kind(
             occurred_at=REVOKED_AT,
             user=user,
@@ -293,9 +295,9 @@ async def test_the_newest_of_a_certification_wins_in_any_order_and_however_often
 
     newest = change(CertificationRevoked, 2)
     older = change(CertificationGranted, 1)
-    assert await on_certification_changed(park.service, [newest]) == 0  # type: ignore[list-item]
+    assert await park.service.record_certifications([newest]) == [Handled.DONE]
     for _ in range(2):
-        assert await on_certification_changed(park.service, [newest, older]) == 2  # type: ignore[list-item]
+        assert await park.service.record_certifications([newest, older]) == [Handled.UNCHANGED] * 2
     kept = await park.database["members"].find_one({"_id": user})
     assert kept is not None
     assert kept["certifications"]["tot"] == {"held": False, "version": 2, "changed_at": REVOKED_AT}
@@ -307,7 +309,7 @@ async def revoke(park: Park, user: int, **changes: Any) -> None:
     """The copy learns that `tot` was revoked at NOW."""
     fact = {"user": user, "username": "A", "certification": "tot", "version": 2, "moderator": "M"}
     revoked = CertificationRevoked(**{"occurred_at": REVOKED_AT, **fact, **changes})
-    assert await on_certification_changed(park.service, [revoked]) == 0
+    assert await park.service.record_certifications([revoked]) == [Handled.DONE]
 
 
 async def test_a_certification_revoked_after_the_shift_had_begun_still_counts(park: Park) -> None:

@@ -27,11 +27,11 @@ from certifications import main as certifications
 from certifications.settings import CertificationsSettings
 from common.errors import InvalidQuery, KeyReused, Unavailable
 from common.events import CertificationGranted, CertificationRevoked
+from common.messaging.handling import Handled
 from common.mongo import Database, Document, connect
 from common.outgoing.local import Apps
 from shifts import main as shifts
 from shifts.errors import InvalidCertification
-from shifts.handlers import on_certification_changed
 from shifts.models import Claim, LogQuery
 from shifts.rules import check, repeats, uncovered_seconds
 from shifts.service import Shifts
@@ -338,7 +338,8 @@ class GameServers(RuleBasedStateMachine):
             batch = [change for change in (first, *more) if isinstance(change, fact)]
             if not batch:
                 continue
-            unchanged = self._run(on_certification_changed(self._replicas.services[replica], batch))
+            outcomes = self._run(self._replicas.services[replica].record_certifications(batch))
+            unchanged = outcomes.count(Handled.UNCHANGED)
             for change in batch:
                 if change.version <= self._book.versions[change.user]:
                     unchanged -= 1

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterable
 from importlib import import_module
-from importlib.util import find_spec
 
 import nats
 from nats.errors import Error as NatsError
@@ -21,9 +20,8 @@ _ANSWER_SECONDS = 5
 
 def handled_subjects(service: str) -> set[str]:
     """The subjects that this version of the service handles."""
-    if find_spec(f"{service}.handlers") is None:
-        return set()
-    return {model.SUBJECT for model in import_module(f"{service}.handlers").HANDLERS}
+    handlers = getattr(import_module(f"{service}.main"), "HANDLERS", {})
+    return {model.SUBJECT for model in handlers}
 
 
 async def examine_consumers(jetstream: JetStreamContext) -> AsyncIterator[Finding]:

@@ -1,9 +1,9 @@
 """What each user of MongoDB and NATS may do where every service has its own: no more than it needs."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
+from callboard.consumers import handled_subjects
 from callboard.databases import DATABASES
 from callboard.system import SERVICES
 from common.stream import STREAM, SUBJECTS
@@ -48,7 +48,7 @@ def nats_subjects(user: str) -> Sequence[str]:
         f"callboard.{user}.>",
         *(f"{_JETSTREAM}.STREAM.{what}.{STREAM}" for what in ("INFO", "CREATE", "UPDATE")),
     )
-    if find_spec(f"{user}.handlers") is None:
+    if not handled_subjects(user):
         return produces
     return (
         *produces,

@@ -22,11 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
 from common.bus import Bus
-from common.consumer import Consumer, Handler
+from common.consumer import Consumer
 from common.errors import BrokenOff, ServiceError, Unavailable
 from common.events import Event, new_id
 from common.group import Group, load_group
 from common.logs import key_name, request_id
+from common.messaging.handling import Handler
 from common.mongo import Collection, Database, connect, is_outage, wait_until_migrated
 from common.outbox import Outbox
 from common.outgoing.headers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER
@@ -89,7 +90,7 @@ def create_app(
     A route function takes the Request and answers a Response; FastAPI documents it, and routes it only where
     its path has parameters (see Boundary).
     `open_service` is entered when the service starts; what it yields is `app.state.service` in routes, and
-    the first argument of each handler. `collections` are checked at the start (see `migrate`). `apps` are
+    the first argument of each handler (see Handler). `collections` are checked at the start (see `migrate`). `apps` are
     the other services of this process, if any.
     """
 
@@ -109,7 +110,9 @@ def create_app(
             chassis = Chassis(settings, group, database, outbox, apps or {}, stack)
             app.state.service = await stack.enter_async_context(open_service(chassis))
             if handlers:
-                consumer = Consumer(bus, name, database, handlers, app.state.service, tracer)
+                consumer = Consumer(
+                    bus, name, database, handlers, app.state.service, settings.consumer, tracer
+                )
                 await stack.enter_async_context(background(consumer.run))
             app.state.health = Health(database, bus)
             yield

@@ -1,14 +1,12 @@
-"""A service's consumer: events come to their handlers, are acknowledged, and go to the dead letters if they must.
-
-An event may come again, so whatever a handler does must be safe to do again.
-"""
+"""A service's consumer: hands events to their handlers, and acknowledges, puts off or buries each by itself."""
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -19,24 +17,14 @@ from common.bus import Bus
 from common.dead_letters import DEAD_LETTERS, keep
 from common.errors import InvalidEvent, ServiceError
 from common.events import Event, parse_event
+from common.logs import LogThrottle
+from common.messaging.handling import Handled, Handler, Outcome, handle_each
+from common.messaging.limits import ConsumerLimits
 from common.mongo import Database, is_outage
 from common.stream import STREAM
 from common.tracing import TRACEPARENT_HEADER, Tracer, trace_id
 
 logger = logging.getLogger(__name__)
-
-FAILURES_TO_DEAD_LETTER = 10
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 5.0
-_LEFT_TO_OTHERS_SECONDS = 1.0
-_LONGEST_LEFT_TO_OTHERS_SECONDS = 3600.0
-_DELIVERIES_BEFORE_IT_GROWS = 5
-
-Handler = Callable[[Any, Sequence[Any]], Awaitable[int]]
-"""Handles a batch of one event class with the service's use cases; answers how many changed nothing.
-
-Raises InvalidEvent where one of them can never be handled.
-"""
 
 
 class Consumer:
@@ -49,6 +37,7 @@ class Consumer:
         database: Database,
         handlers: Mapping[type[Event], Handler],
         use_cases: Any,
+        limits: ConsumerLimits,
         tracer: Tracer | None = None,
     ) -> None:
         self._bus = bus
@@ -57,13 +46,15 @@ class Consumer:
         self._models = {model.SUBJECT: model for model in handlers}
         self._handlers = handlers
         self._use_cases = use_cases
+        self._limits = limits
         self._tracer = tracer
+        self._log_throttle = LogThrottle()
         self._failures: Counter[str] = Counter()
         # There from the start, at 0: an alert sees a counter rise, not appear.
         metrics.DEAD_LETTERS.labels(service)
         for subject in self._models:
             metrics.EVENTS_HANDLED.labels(service, subject)
-        self._pause = _FIRST_PAUSE_SECONDS
+        self._pause = limits.first_pause_seconds
 
     async def run(self) -> None:
         """Consume until cancelled; what was begun then is finished, if that takes no longer than a second."""
@@ -84,17 +75,19 @@ class Consumer:
                     work.cancel()
 
     async def _handle_all(self, messages: Sequence[Msg]) -> None:
-        by_subject: dict[str, list[Msg]] = {}
+        # What comes again apart from what comes first: one that fails each time then slows no first delivery.
+        by_subject: dict[tuple[bool, str], list[Msg]] = {}
         for message in messages:
-            if _deliveries(message) > 1:
+            is_again = _deliveries(message) > 1
+            if is_again:
                 metrics.EVENTS_REDELIVERED.labels(self._service).inc()
-            by_subject.setdefault(message.subject, []).append(message)
-        for subject, group in by_subject.items():
+            by_subject.setdefault((is_again, message.subject), []).append(message)
+        for (_, subject), group in sorted(by_subject.items(), key=lambda item: item[0][0]):
             if model := self._models.get(subject):
                 await self._handle(model, group)
             else:  # while a newer version is rolled out, whose replicas handle this
                 for message in group:
-                    await message.nak(delay=_put_off_seconds(_deliveries(message)))
+                    await message.nak(delay=_left_to_others_seconds(_deliveries(message), self._limits))
 
     async def _handle(self, model: type[Event], messages: Sequence[Msg]) -> None:
         events: list[Event] = []
@@ -107,52 +100,79 @@ class Consumer:
                 await self._bury(message, f"invalid: {error}")
         if not events:
             return
-        try:
-            with self._spans(model, valid):
-                unchanged = await self._handlers[model](self._use_cases, events)
-        except Exception as error:
-            await self._retry(model, valid, error)
-            return
-        self._pause = _FIRST_PAUSE_SECONDS
-        for message in valid:
-            if self._failures:
-                self._failures.pop(_event_id(message), None)
-            await message.ack()
-        metrics.EVENTS_HANDLED.labels(self._service, model.SUBJECT).inc(len(valid))
-        metrics.EVENTS_UNCHANGED.labels(self._service).inc(unchanged)
-        now = datetime.now(UTC)
-        delay = metrics.EVENT_DELAY.labels(self._service, model.SUBJECT)
-        for event in events:
-            delay.observe(max(0.0, (now - event.occurred_at).total_seconds()))
+        with self._spans(model, valid) as errors:
+            handle = partial(self._handlers[model], self._use_cases)
+            outcomes = await handle_each(events, handle, self._limits)
+            for message, outcome in zip(valid, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    errors[_event_id(message)] = outcome
+        await self._answer(model, valid, events, outcomes)
 
-    def _spans(self, model: type[Event], messages: Sequence[Msg]) -> AbstractContextManager[None]:
+    def _spans(
+        self, model: type[Event], messages: Sequence[Msg]
+    ) -> AbstractContextManager[dict[str, Exception]]:
         if self._tracer is None:
-            return nullcontext()
+            return nullcontext({})
         events = [(_event_id(message), _traceparent(message)) for message in messages]
         return self._tracer.handling(model.SUBJECT, events)
 
-    async def _retry(self, model: type[Event], messages: Sequence[Msg], error: Exception) -> None:
-        if is_outage(error) or (isinstance(error, ServiceError) and error.status >= 500):
-            pause = min(self._pause, _LONGEST_PAUSE_SECONDS)
-            self._pause = 2 * pause
-            logger.warning("events wait for an outage to end: %s", error)
-            for message in messages:
+    async def _answer(
+        self,
+        model: type[Event],
+        messages: Sequence[Msg],
+        events: Sequence[Event],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        """Acknowledge what was handled, and put off or bury each other event by itself; after an outage, pause."""
+        handled: list[Event] = []
+        unchanged = 0
+        outage: Exception | None = None
+        pause = min(self._pause, self._limits.longest_pause_seconds)
+        for message, event, outcome in zip(messages, events, outcomes, strict=True):
+            if isinstance(outcome, Handled):
+                if self._failures:
+                    self._failures.pop(_event_id(message), None)
+                await message.ack()
+                handled.append(event)
+                unchanged += outcome is Handled.UNCHANGED
+            elif is_outage(outcome):
+                outage = outcome
                 await message.nak(delay=pause)
+            else:
+                await self._put_off(model, message, outcome)
+        metrics.EVENTS_HANDLED.labels(self._service, model.SUBJECT).inc(len(handled))
+        metrics.EVENTS_UNCHANGED.labels(self._service).inc(unchanged)
+        now = datetime.now(UTC)
+        delay = metrics.EVENT_DELAY.labels(self._service, model.SUBJECT)
+        for event in handled:
+            delay.observe(max(0.0, (now - event.occurred_at).total_seconds()))
+        if outage:
+            logger.warning("events wait for an outage to end: %s", outage)
+            self._pause = 2 * pause
             await asyncio.sleep(pause)
-        elif len(messages) > 1:
-            for message in messages:
-                await self._handle(model, [message])
+        elif handled:
+            self._pause = self._limits.first_pause_seconds
+
+    async def _put_off(self, model: type[Event], message: Msg, error: Exception) -> None:
+        """Have an event delivered again that alone failed, later each time; bury one that can never be handled."""
+        limits = self._limits
+        if isinstance(error, ServiceError) and error.status >= 500:
+            if self._log_throttle.allows(str(error)):
+                logger.warning("events of %s are put off: %s", model.SUBJECT, error)
+            doublings = min(_deliveries(message) - 1, 32)
+            await message.nak(
+                delay=min(limits.first_pause_seconds * 2.0**doublings, limits.longest_put_off_seconds)
+            )
         elif isinstance(error, InvalidEvent):
-            await self._bury(messages[0], f"invalid: {error}")
+            await self._bury(message, f"invalid: {error}")
         else:
-            (message,) = messages
             failures = self._failures[_event_id(message)] = self._failures[_event_id(message)] + 1
             extra = _trace_of(message)
             logger.error("the handler of %s failed", model.SUBJECT, exc_info=error, extra=extra)
-            if failures >= FAILURES_TO_DEAD_LETTER:
+            if failures >= limits.failures_to_dead_letter:
                 await self._bury(message, f"handler failed {failures} times: {type(error).__name__}: {error}")
             else:
-                await message.nak(delay=min(0.05 * 2**failures, _LONGEST_PAUSE_SECONDS))
+                await message.nak(delay=min(0.05 * 2**failures, limits.longest_pause_seconds))
 
     async def _bury(self, message: Msg, reason: str) -> None:
         try:
@@ -160,7 +180,7 @@ class Consumer:
         except Exception as error:
             if not is_outage(error):
                 raise
-            await message.nak(delay=_LONGEST_PAUSE_SECONDS)
+            await message.nak(delay=self._limits.longest_pause_seconds)
             return
         self._failures.pop(_event_id(message), None)
         metrics.DEAD_LETTERS.labels(self._service).inc()
@@ -176,14 +196,14 @@ async def _give_back(messages: Sequence[Msg]) -> None:
                 await message.nak()
 
 
-def _put_off_seconds(deliveries: int) -> float:
+def _left_to_others_seconds(deliveries: int, limits: ConsumerLimits) -> float:
     """How long an event that no handler takes is put off.
 
     During a rollout, a replica of the newer version gets it soon. After going back to an older version nobody does,
     perhaps for weeks, and then it must not come between those that are handled.
     """
-    doublings = min(max(0, deliveries - _DELIVERIES_BEFORE_IT_GROWS), 32)
-    return min(_LEFT_TO_OTHERS_SECONDS * 2.0**doublings, _LONGEST_LEFT_TO_OTHERS_SECONDS)
+    doublings = min(max(0, deliveries - limits.deliveries_before_it_grows), 32)
+    return min(limits.left_to_others_seconds * 2.0**doublings, limits.longest_left_to_others_seconds)
 
 
 def _deliveries(message: Msg) -> int:

@@ -22,6 +22,7 @@ from pymongo.errors import (
     DuplicateKeyError,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteError,
     WTimeoutError,
 )
@@ -186,18 +187,31 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OperationFailure) and error.code in _OUTAGE_CODES
 
 
+def is_too_slow(error: BaseException) -> bool:
+    """Whether MongoDB was there, but did not do it in the time: it may do less of it in the same time."""
+    return (
+        isinstance(error, PyMongoError)
+        and error.timeout
+        and not isinstance(error, ServerSelectionTimeoutError)
+    )
+
+
+def is_duplicate(error: Exception) -> bool:
+    """Whether what was to be inserted is there already."""
+    if isinstance(error, BulkWriteError):
+        return any(item["code"] == _DUPLICATE_KEY for item in error.details.get("writeErrors", ()))
+    return isinstance(error, DuplicateKeyError)
+
+
 def is_own_error(error: Exception) -> bool:
     """Whether one single item of a batch may be the cause.
 
     That is a duplicate, a failed validation, more than 16 MB to read, or what another transaction holds.
     """
-    if isinstance(error, Locked):
+    if isinstance(error, Locked) or is_duplicate(error):
         return True
     if isinstance(error, BulkWriteError):
-        codes = {item["code"] for item in error.details.get("writeErrors", ())}
-        return bool(codes & {_DUPLICATE_KEY, _VALIDATION_FAILED})
-    if isinstance(error, DuplicateKeyError):
-        return True
+        return any(item["code"] == _VALIDATION_FAILED for item in error.details.get("writeErrors", ()))
     if isinstance(error, WriteError):
         return error.code == _VALIDATION_FAILED
     return isinstance(error, OperationFailure) and error.code in _TOO_LARGE

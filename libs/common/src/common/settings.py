@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from common.errors import ConfigurationError
 from common.limits import limits_of
-from common.messaging.limits import BusLimits
+from common.messaging.limits import BusLimits, ConsumerLimits
 from common.text_files import read_text
 
 
@@ -83,6 +83,7 @@ class Settings(ProcessSettings):
     )
     stream_replicas: int = Field(1, ge=1, le=5, description="NATS servers that hold each event")
     bus: BusLimits = limits_of(BusLimits)
+    consumer: ConsumerLimits = limits_of(ConsumerLimits)
 
 
 S = TypeVar("S", bound=ProcessSettings)

@@ -74,10 +74,12 @@ class Tracer:
         return RequestSpan(self._start("HTTP", SpanKind.SERVER, parent))
 
     @contextmanager
-    def handling(self, subject: str, events: Sequence[tuple[str, str | None]]) -> Iterator[None]:
+    def handling(
+        self, subject: str, events: Sequence[tuple[str, str | None]]
+    ) -> Iterator[dict[str, Exception]]:
         """Spans of events (id, `traceparent`) of one subject that are handled together, each in its own trace.
 
-        An event that came without a trace gets none. What is raised marks them all.
+        An event that came without a trace gets none. Put the error of each that fails into the dict, by its id.
         """
         attributes: dict[str, str | int] = {
             "messaging.system": "nats",
@@ -88,23 +90,25 @@ class Tracer:
             "messaging.batch.message_count": len(events),
         }
         spans = [
-            self._start(
-                f"process {subject}",
-                SpanKind.CONSUMER,
-                parent,
-                {**attributes, "messaging.message.id": event_id},
+            (
+                event_id,
+                self._start(
+                    f"process {subject}",
+                    SpanKind.CONSUMER,
+                    parent,
+                    {**attributes, "messaging.message.id": event_id},
+                ),
             )
             for event_id, parent in events
             if parent
         ]
+        errors: dict[str, Exception] = {}
         try:
-            yield
-        except Exception as error:
-            for span in spans:
-                _mark_failed(span, type(error).__name__)
-            raise
+            yield errors
         finally:
-            for span in spans:
+            for event_id, span in spans:
+                if event_id in errors:
+                    _mark_failed(span, type(errors[event_id]).__name__)
                 span.end()
 
     def _start(

@@ -1,12 +1,11 @@
 """The accounts service: `python -m accounts.main`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from accounts import api, internal
-from accounts.handlers import HANDLERS
 from accounts.people import begin
 from accounts.plugins import Identity, OutsideRanking, Ranking
 from accounts.ranks import REFRESHERS, Ranks
@@ -14,6 +13,8 @@ from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService
 from accounts.sync import Walker
 from common.app import Chassis, create_app
+from common.events import CertificationGranted, CertificationRevoked, Event, ShiftLogged
+from common.messaging.handling import Handler
 from common.mongo import when_there
 from common.outgoing.local import Apps
 from common.plugins import load
@@ -21,6 +22,12 @@ from common.server import run
 from common.settings import Settings, read_settings
 
 NAME = "accounts"
+
+HANDLERS: Mapping[type[Event], Handler] = {
+    ShiftLogged: AccountsService.record_shifts,
+    CertificationGranted: AccountsService.record_certifications,
+    CertificationRevoked: AccountsService.record_certifications,
+}
 
 
 def create(settings: Settings, apps: Apps | None = None) -> FastAPI:
@@ -61,7 +68,7 @@ async def assemble(chassis: Chassis, identities: Sequence[Identity], ranking: Ra
         walker = Walker(group, database, ranks, ranking)
         await when_there(walker.learn)  # before anybody asks: without a list, strangers are refused
         await chassis.background(walker.run)
-    return AccountsService(group, database, chassis.outbox, identities, ranks)
+    return AccountsService(group, database, chassis.outbox, identities, ranks, chassis.settings.consumer)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pymongo import (
 from accounts.models import Account, CompletedSync, KnownPerson, PersonChange, Sync
 from common.dead_letters import DEAD_LETTERS
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
+from common.messaging.handling import are_newer
 from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX
 
@@ -283,27 +284,45 @@ class Accounts:
                 session=session,
             )
 
-    async def keep_newest(self, changes: Sequence[CertificationGranted | CertificationRevoked]) -> int:
-        """Note certifications, each only if it is newer than what is known; answer how many were not."""
-        requests: list[UpdateOne] = []
-        for change in changes:
-            field = f"certifications.{change.certification}"
-            held = isinstance(change, CertificationGranted)
-            requests += [
-                UpdateOne({"id": change.user}, {"$setOnInsert": _new_account()}, upsert=True),
-                UpdateOne(
-                    {
-                        "id": change.user,
-                        "$or": [
-                            {field: {"$exists": False}},
-                            {f"{field}.version": {"$lt": change.version}},
-                        ],
+    async def keep_newest(
+        self, session: Session, changes: Sequence[CertificationGranted | CertificationRevoked]
+    ) -> list[bool]:
+        """Note certifications, each only if it is newer than what is known; answers which are."""
+        users = list({change.user for change in changes})
+        found = self._accounts.find(
+            {"id": {"$in": users}},
+            {"_id": False, "id": True, "certifications": True},
+            batch_size=len(users) + 1,
+            session=session,
+        )
+        known = {
+            (document["id"], code): certification["version"]
+            for document in await found.to_list()
+            for code, certification in document.get("certifications", {}).items()
+        }
+        newer = are_newer(
+            known, [((change.user, change.certification), change.version) for change in changes]
+        )
+        updates = [
+            UpdateOne(
+                {"id": change.user},
+                {
+                    "$set": {
+                        f"certifications.{change.certification}": {
+                            "held": isinstance(change, CertificationGranted),
+                            "version": change.version,
+                        }
                     },
-                    {"$set": {field: {"held": held, "version": change.version}}},
-                ),
-            ]
-        result = await self._accounts.bulk_write(requests)
-        return len(changes) - result.modified_count
+                    "$setOnInsert": _new_account(),
+                },
+                upsert=True,
+            )
+            for change, is_newer in zip(changes, newer, strict=True)
+            if is_newer
+        ]
+        if updates:
+            await self._accounts.bulk_write(updates, session=session)
+        return newer
 
 
 class Syncs:

@@ -25,7 +25,9 @@ from common.coalesce import Coalescer, Merger
 from common.errors import Unavailable, UserNotFound
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.group import Group
-from common.mongo import Database, Session, is_own_error, transaction
+from common.messaging.handling import Handled, Outcome
+from common.messaging.limits import ConsumerLimits
+from common.mongo import Database, Session, is_duplicate, transaction
 from common.outbox import Outbox
 from common.query import PersonQuery
 
@@ -44,12 +46,14 @@ class AccountsService:
         outbox: Outbox,
         identities: Sequence[Identity],
         ranks: Ranks,
+        limits: ConsumerLimits,
     ) -> None:
         self._group = group
         self._database = database
         self._outbox = outbox
         self._identities = identities
         self._ranks = ranks
+        self._limits = limits
         self._accounts = Accounts(database)
         self._links = Links(database)
         self._reads = Coalescer[int, Account | None](self._accounts.by_ids)
@@ -150,34 +154,45 @@ class AccountsService:
         self._outbox.wake()
         return MemberAnswer(id=user, username=person.username, rankid=rankid)
 
-    async def record_shifts(self, shifts: Sequence[ShiftLogged]) -> int:
-        """Count each shift once, however often it comes; answers how many were counted before."""
+    async def record_shifts(self, shifts: Sequence[ShiftLogged]) -> list[Outcome]:
+        """Count each shift once, however often it comes."""
         unique = {shift.id: shift for shift in shifts}
 
-        async def record_all(session: Session) -> int:
+        async def record_all(session: Session) -> set[str]:
             await self._accounts.record(session, list(unique.values()))
-            return len(shifts) - len(unique)
+            return set()
 
-        async def record_new(session: Session) -> int:
+        async def record_new(session: Session) -> set[str]:
             before = await self._accounts.recorded(session, unique)
             new = [shift for shift in unique.values() if shift.id not in before]
             if new:
                 await self._accounts.record(session, new)
-            return len(shifts) - len(new)
+            return before
 
+        locked_seconds = self._limits.locked_seconds
         try:
             # Few batches hold one that was counted before: to ask first would cost all of them a round trip.
-            return await transaction(self._database, record_all)
+            counted = await transaction(self._database, record_all, locked_seconds=locked_seconds)
         except Exception as error:
-            if not is_own_error(error):
+            if not is_duplicate(error):
                 raise
-        return await transaction(self._database, record_new)
+            counted = await transaction(self._database, record_new, locked_seconds=locked_seconds)
+        outcomes: list[Outcome] = []
+        for shift in shifts:
+            outcomes.append(Handled.UNCHANGED if shift.id in counted else Handled.DONE)
+            counted.add(shift.id)
+        return outcomes
 
     async def record_certifications(
         self, changes: Sequence[CertificationGranted | CertificationRevoked]
-    ) -> int:
-        """Keep the newest of each certification; answers how many were not newer."""
-        return await self._accounts.keep_newest(changes)
+    ) -> list[Outcome]:
+        """Keep the newest of each certification."""
+
+        async def work(session: Session) -> list[bool]:
+            return await self._accounts.keep_newest(session, changes)
+
+        newer = await transaction(self._database, work, locked_seconds=self._limits.locked_seconds)
+        return [Handled.DONE if is_newer else Handled.UNCHANGED for is_newer in newer]
 
     async def _look_up(self, query: PersonQuery) -> tuple[Person, Account | None]:
         if query.id is not None:

@@ -1,22 +1,35 @@
 """The notifications service: `python -m notifications.main`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from common.app import Chassis, create_app
+from common.events import (
+    ApplicationApproved,
+    ApplicationSubmitted,
+    CertificationGranted,
+    CertificationRevoked,
+    Event,
+    ShiftLogged,
+)
 from common.group import load_group
+from common.messaging.handling import Handler
 from common.outgoing.local import Apps
 from common.plugins import load
 from common.server import run
 from common.settings import read_settings
-from notifications.handlers import HANDLERS
 from notifications.repository import COLLECTIONS
 from notifications.service import Notifications
 from notifications.settings import NotificationsSettings
 
 NAME = "notifications"
+
+HANDLERS: Mapping[type[Event], Handler] = dict.fromkeys(
+    (ApplicationSubmitted, ApplicationApproved, CertificationGranted, CertificationRevoked, ShiftLogged),
+    Notifications.tell,
+)
 
 
 def create(settings: NotificationsSettings, apps: Apps | None = None) -> FastAPI:

@@ -1,7 +1,7 @@
 """What is news, and who was told of it already."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +16,7 @@ from common.events import (
     ShiftLogged,
 )
 from common.group import Group
+from common.messaging.handling import Handled, Outcome
 from common.mongo import Database, is_outage
 from common.outgoing.peer import Peer
 from notifications.models import News
@@ -40,60 +41,83 @@ class Notifications:
         self._accounts = accounts
         self._notifiers = notifiers
 
-    async def tell(self, events: Sequence[Event]) -> int:
-        """Tell every notifier what it was not told yet; answers how much of it all of them knew.
+    async def tell(self, events: Sequence[Event]) -> list[Outcome]:
+        """Tell every notifier what it was not told yet; an event is done once all of them know it.
 
-        One that fails keeps none of the others from being told. Raises what one of them raised.
+        No notifier waits for another, and what one was told it is not told again while the event waits for another.
         """
         oldest = datetime.now(UTC) - TOO_OLD
-        fresh = {
-            news.id: news
-            for event in sorted(events, key=lambda event: event.occurred_at)  # what waited comes in any order
-            if event.occurred_at > oldest
-            for news in news_of(event, self._group)
-        }
-        expired = sum(
-            1 for event in events if event.occurred_at <= oldest for _ in news_of(event, self._group)
+        news = {event.id: list(news_of(event, self._group)) for event in events}
+        fresh: dict[str, News] = {}
+        expired: dict[str, News] = {}
+        for event in sorted(events, key=lambda event: event.occurred_at):  # what waited comes in any order
+            (fresh if event.occurred_at > oldest else expired).update({one.id: one for one in news[event.id]})
+        told = await asyncio.gather(
+            *(self._tell(name, notifier, fresh.values()) for name, notifier in self._notifiers.items()),
+            return_exceptions=True,
         )
-        known: list[int] = []
-        errors: list[Exception] = []
-        for name, notifier in self._notifiers.items():
-            wanted = [news for news in fresh.values() if notifier.wants(news.kind)]
-            try:
-                known.append(await self._tell(name, notifier, wanted) if wanted else 0)
-            except Exception as error:
-                errors.append(error)
-        if errors:
-            # An outage first: what one can never tell may only have to wait for another.
-            raise next((one for one in errors if isinstance(one, Unavailable) or is_outage(one)), errors[0])
-        for name in self._notifiers:
-            metrics.NOTIFICATIONS.labels(name, "expired").inc(expired)
-        return min(known)
+        outcomes: dict[str, list[Outcome]] = {one: [] for one in fresh | expired}
+        for of_notifier in told:
+            if isinstance(of_notifier, BaseException):
+                raise of_notifier
+            for one, outcome in of_notifier.items():
+                outcomes[one].append(outcome)
+        if expired:
+            await self._note_expired(expired.values())
+        return [
+            _outcome([outcome for one in news[event.id] for outcome in outcomes[one.id]]) for event in events
+        ]
 
-    async def _tell(self, name: str, notifier: Notifier, wanted: Sequence[News]) -> int:
-        """Tell one notifier; answers how much of it was known. What is told is remembered message by message."""
-        keys = {news.id: f"{name}:{news.id}" for news in wanted}
+    async def _tell(self, name: str, notifier: Notifier, news: Collection[News]) -> dict[str, Outcome]:
+        """Tell one notifier; answers what became of each that it wants. What is told is remembered message by message.
+
+        Which of several a notifier refuses for what they say, only ever smaller messages tell.
+        """
+        keys = {one.id: f"{name}:{one.id}" for one in news if notifier.wants(one.kind)}
+        if not keys:
+            return {}
         known = await self._repository.sent(keys.values())
-        waiting = [news for news in wanted if keys[news.id] not in known]
-        are_elsewhere = False
+        outcomes: dict[str, Outcome] = {one: Handled.UNCHANGED for one, key in keys.items() if key in known}
+        waiting = [one for one in news if one.id in keys and one.id not in outcomes]
+        at_once = _AT_ONCE
         while waiting:
-            first, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
-            mine = [news for news in first if await self._repository.take(keys[news.id])]
-            are_elsewhere = are_elsewhere or len(mine) < len(first)
+            first, waiting = waiting[:at_once], waiting[at_once:]
+            mine = [one for one in first if await self._repository.take(keys[one.id])]
+            for one in first:
+                if one not in mine:  # whoever is sending it may fail to
+                    outcomes[one.id] = Unavailable("what another replica is sending")
             if not mine:
                 continue
-            told = 0
+            count = 0
             try:
-                told = await notifier.tell(await self._named(mine))
-                await self._repository.note_sent(keys[news.id] for news in mine[:told])
-                metrics.NOTIFICATIONS.labels(name, "sent").inc(told)
+                count = await notifier.tell(await self._named(mine))
+                await self._repository.note_sent(keys[one.id] for one in mine[:count])
+                metrics.NOTIFICATIONS.labels(name, "sent").inc(count)
+                outcomes |= dict.fromkeys((one.id for one in mine[:count]), Handled.DONE)
+                waiting = mine[count:] + waiting
+                at_once = min(2 * at_once, _AT_ONCE)
+            except Unavailable as error:
+                outcomes |= dict.fromkeys((one.id for one in mine + waiting), error)
+                waiting = []
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                if len(mine) == 1:
+                    outcomes[mine[0].id] = error
+                else:
+                    waiting = mine + waiting
+                at_once = (len(mine) + 1) // 2
             finally:
-                if told < len(mine):
-                    await self._repository.release(keys[news.id] for news in mine[told:])
-            waiting = mine[told:] + waiting
-        if are_elsewhere:
-            raise Unavailable("what another replica is sending")  # it may fail to
-        return len(known)
+                if count < len(mine):
+                    await self._repository.release(keys[one.id] for one in mine[count:])
+        return outcomes
+
+    async def _note_expired(self, news: Collection[News]) -> None:
+        """Count what a notifier wanted and was not told before it was too old."""
+        for name, notifier in self._notifiers.items():
+            keys = [f"{name}:{one.id}" for one in news if notifier.wants(one.kind)]
+            sent = await self._repository.sent(keys)
+            metrics.NOTIFICATIONS.labels(name, "expired").inc(len(keys) - len(sent))
 
     async def _named(self, news: Sequence[News]) -> list[News]:
         """The news, with the usernames that their events did not tell."""
@@ -110,6 +134,18 @@ class Notifications:
         except ServiceError:
             return user
         return str(found["username"])
+
+
+def _outcome(outcomes: Sequence[Outcome]) -> Outcome:
+    """What became of an event, of whose news these are the outcomes.
+
+    It waits as long as one may still be told: what another can never be told is buried after that.
+    """
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    if errors:
+        return next((error for error in errors if isinstance(error, Unavailable)), errors[0])
+    is_known = bool(outcomes) and all(outcome is Handled.UNCHANGED for outcome in outcomes)
+    return Handled.UNCHANGED if is_known else Handled.DONE
 
 
 def news_of(event: Event, group: Group) -> Iterator[News]:

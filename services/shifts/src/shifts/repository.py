@@ -1,11 +1,12 @@
 """The only MongoDB calls of shifts, and the shape of their collections."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from common.dead_letters import DEAD_LETTERS
+from common.messaging.handling import are_newer
 from common.mongo import Collection, Database, Document, Session
 from common.outbox import OUTBOX
 from shifts.models import CLOCK_SECONDS, Claim, HeldCertification, Recorded, Shift, Timesheet
@@ -120,21 +121,30 @@ class Repository:
             for user in users
         ]
 
-    async def keep_newest(self, changes: Sequence[tuple[int, str, HeldCertification]]) -> int:
-        """Note certifications, each only if it is newer than what is known; answer how many were not."""
-        requests: list[UpdateOne] = []
-        for user, code, known in changes:
-            name = f"certifications.{code}"
-            older: Mapping[str, object] = {
-                "_id": user,
-                "$or": [{name: {"$exists": False}}, {f"{name}.version": {"$lt": known.version}}],
-            }
-            requests += [
-                UpdateOne({"_id": user}, {"$setOnInsert": {"_id": user}}, upsert=True),
-                UpdateOne(older, {"$set": {name: known.model_dump(exclude_none=True)}}),
-            ]
-        result = await self._members.bulk_write(requests)
-        return len(changes) - result.modified_count
+    async def keep_newest(
+        self, session: Session, changes: Sequence[tuple[int, str, HeldCertification]]
+    ) -> list[bool]:
+        """Note certifications, each only if it is newer than what is known; answers which are."""
+        users = list({user for user, _, _ in changes})
+        found = self._members.find({"_id": {"$in": users}}, batch_size=len(users) + 1, session=session)
+        known = {
+            (document["_id"], code): certification["version"]
+            for document in await found.to_list()
+            for code, certification in document.get("certifications", {}).items()
+        }
+        newer = are_newer(known, [((user, code), held.version) for user, code, held in changes])
+        updates = [
+            UpdateOne(
+                {"_id": user},
+                {"$set": {f"certifications.{code}": held.model_dump(exclude_none=True)}},
+                upsert=True,
+            )
+            for (user, code, held), is_newer in zip(changes, newer, strict=True)
+            if is_newer
+        ]
+        if updates:
+            await self._members.bulk_write(updates, session=session)
+        return newer
 
 
 def _near(claims: Sequence[Claim]) -> list[Document]:

@@ -10,6 +10,8 @@ from common.coalesce import Coalescer
 from common.errors import InvalidQuery, KeyReused, Unavailable
 from common.events import CertificationGranted, CertificationRevoked
 from common.group import Group
+from common.messaging.handling import Handled, Outcome
+from common.messaging.limits import ConsumerLimits
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
 from common.outgoing.peer import Peer
@@ -36,13 +38,20 @@ class Shifts:
     """The use cases of shifts."""
 
     def __init__(
-        self, group: Group, database: Database, outbox: Outbox, policy: PointsPolicy, certifications: Peer
+        self,
+        group: Group,
+        database: Database,
+        outbox: Outbox,
+        policy: PointsPolicy,
+        certifications: Peer,
+        limits: ConsumerLimits,
     ) -> None:
         self._group = group
         self._database = database
         self._outbox = outbox
         self._policy = policy
         self._certifications = certifications
+        self._limits = limits
         self._repository = Repository(database)
         self._held = Coalescer[int, dict[str, HeldCertification]](self._repository.certifications_of)
         self._records = Coalescer[Claim, bool](
@@ -95,9 +104,9 @@ class Shifts:
 
     async def record_certifications(
         self, changes: Sequence[CertificationGranted | CertificationRevoked]
-    ) -> int:
-        """Keep the newest of each certification; answers how many were not newer."""
-        return await self._repository.keep_newest(
+    ) -> list[Outcome]:
+        """Keep the newest of each certification."""
+        newer = await self._keep_newest(
             [
                 (
                     change.user,
@@ -111,6 +120,7 @@ class Shifts:
                 for change in changes
             ]
         )
+        return [Handled.DONE if is_newer else Handled.UNCHANGED for is_newer in newer]
 
     async def _held_by_owner(self, user: int) -> dict[str, HeldCertification]:
         answer = await self._certifications.get(
@@ -120,8 +130,14 @@ class Shifts:
             code: HeldCertification.model_validate(value) for code, value in answer["certifications"].items()
         }
         if known:
-            await self._repository.keep_newest([(user, code, value) for code, value in known.items()])
+            await self._keep_newest([(user, code, value) for code, value in known.items()])
         return known
+
+    async def _keep_newest(self, changes: Sequence[tuple[int, str, HeldCertification]]) -> list[bool]:
+        async def work(session: Session) -> list[bool]:
+            return await self._repository.keep_newest(session, changes)
+
+        return await transaction(self._database, work, locked_seconds=self._limits.locked_seconds)
 
     async def _record(self, claims: Sequence[Claim]) -> list[bool | Exception]:
         async def work(session: Session) -> list[bool | Exception]:
