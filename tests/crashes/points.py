@@ -9,6 +9,7 @@ NOT_COMMITTED = "shifts and events written, but not committed"
 NOT_ANSWERED = "committed but not answered"
 NOT_ADDED = "ledger entry written, but not added to the total"
 NOT_ACKNOWLEDGED = "ledger written but not acknowledged"
+NOT_ALL = "some of a batch that was split committed, and not the others"
 NOT_RANKED = "approving recorded, but no rank set"
 NOT_TOLD = "rank set, but not recorded in accounts"
 NOT_APPROVED = "rank set but approval not recorded"
@@ -42,6 +43,8 @@ CRASH_POINTS = (
     Change("shifts.service:transaction", "die after", name=NOT_ANSWERED, skip=1),
     Change("pymongo.asynchronous.collection:AsyncCollection.bulk_write", "die after", name=NOT_ADDED),
     Change("nats.aio.msg:Msg.ack", "die before", name=NOT_ACKNOWLEDGED),
+    # The first is that of the whole batch, which a locked person fails.
+    Change("accounts.service:transaction", "die after", name=NOT_ALL, skip=6),
     Change("nats.aio.msg:Msg.term", "die before", name=NOT_TERMINATED),
     Change("common.outgoing.peer:Peer.post", "die before", name=NOT_RANKED),
     Change("accounts.plugins.local:LocalRanking.set", "die after", name=NOT_TOLD),

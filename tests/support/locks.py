@@ -15,13 +15,14 @@ async def held(documents: Documents, which: Mapping[str, Any]) -> AsyncIterator[
     """
     client = documents.database.client
     limit = "transactionLifetimeLimitSeconds"
-    before = await client.admin.command({"setParameter": 1, limit: 120})
-    try:
-        async with client.start_session() as dead:
+    async with client.start_session() as dead:
+        # For this one alone: those of processes that a test kills end as they always do.
+        before = await client.admin.command({"setParameter": 1, limit: 120})
+        try:
             await dead.start_transaction()
             found = await documents.update_one(which, {"$set": {"held": True}}, session=dead)
-            assert found.matched_count == 1
-            yield
-            await dead.abort_transaction()
-    finally:
-        await client.admin.command({"setParameter": 1, limit: before["was"]})
+        finally:
+            await client.admin.command({"setParameter": 1, limit: before["was"]})
+        assert found.matched_count == 1
+        yield
+        await dead.abort_transaction()
