@@ -15,6 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError
 
+from callboard.servers import nats_server
 from common.bus import Bus
 from common.events import Event, RankChanged
 from common.messaging.handling import Handler
@@ -99,6 +100,24 @@ async def test_a_user_that_is_revoked_and_given_back_by_a_reload_costs_no_event_
         assert heard_once(listener)
     assert "NATS is right again: this service is connected." in caplog.text
     assert "a background task failed" not in caplog.text
+
+
+async def test_a_service_that_starts_before_nats_does_says_so_and_goes_on_once_it_is_there(
+    servers: Servers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, url = next(NAMES), nats_server(tmp_path).url
+    async with listening(replace(servers, nats_url=url), name) as listener:
+        await wait_until(lambda: trouble(name, "connection") == 1)
+        waiting = [changed(unique_id()) for _ in range(50)]
+        await listener.tell(*waiting)
+        async with nats_with(tmp_path):  # on the port that is remembered there
+            await wait_until(partial(is_heard, listener, *waiting), 60)
+            await wait_until(lambda: trouble(name, "connection") == 0)
+            assert heard_once(listener)
+    assert (
+        "NATS does not answer (ConnectionRefusedError): start it, or correct CALLBOARD_NATS_URL."
+        in caplog.text
+    )
 
 
 @pytest.fixture
