@@ -236,7 +236,7 @@ class Bus:
             logger.warning("NATS: %s", text)
 
     def _note_away(self, error: Exception | None, *, is_refusal: bool) -> None:
-        why, mend = "NATS does not answer", "start it, or correct CALLBOARD_NATS_URL"
+        why, mend = "NATS does not answer", "start it, or correct CALLBOARD_NATS_URL; its own log tells more"
         if is_refusal:
             why, mend = (
                 "NATS refuses this service",

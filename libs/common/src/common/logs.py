@@ -59,18 +59,18 @@ def configure_logging(service: str, level: str) -> None:
 
 
 class LogThrottle:
-    """Allows a text when it is another than the last one, and the same one once a minute."""
+    """Allows each text once a minute, also where several take turns."""
 
     def __init__(self) -> None:
-        self._last = ""
-        self._next_at = 0.0
+        self._next_at: dict[str, float] = {}
 
     def allows(self, text: str) -> bool:
         """Whether to log this now."""
         now = time.monotonic()
-        if text == self._last and now < self._next_at:
+        self._next_at = {one: at for one, at in self._next_at.items() if at > now}
+        if text in self._next_at:
             return False
-        self._last, self._next_at = text, now + _SECONDS_BETWEEN_REPEATS
+        self._next_at[text] = now + _SECONDS_BETWEEN_REPEATS
         return True
 
 

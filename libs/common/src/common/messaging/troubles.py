@@ -15,20 +15,20 @@ class Troubles:
     """The troubles of one service, by what they are about; none at the start."""
 
     def __init__(self, service: str) -> None:
-        self._throttles = {what: LogThrottle() for what in get_args(What)}
-        self._sentences: dict[What, str] = {}
+        self._throttle = LogThrottle()
+        self._logged: set[What] = set()
         self._gauges = {what: metrics.BUS_TROUBLE.labels(service, what) for what in get_args(What)}
 
     def note(self, what: What, sentence: str | None) -> None:
         """Say what is wrong, why and what to do; None once it is right."""
         self._gauges[what].set(sentence is not None)
-        if sentence is not None:
-            self._sentences[what] = sentence
-            if self._throttles[what].allows(sentence):
-                logger.warning(sentence)
-        elif self._sentences.pop(what, None):
-            self._throttles[what] = LogThrottle()
-            logger.warning("NATS is right again: %s", _RIGHT[what])
+        if sentence is None:
+            if what in self._logged:
+                self._logged.remove(what)
+                logger.warning("NATS is right again: %s", _RIGHT[what])
+        elif self._throttle.allows(sentence):
+            self._logged.add(what)
+            logger.warning(sentence)
 
 
 _RIGHT: dict[What, str] = {
