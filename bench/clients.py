@@ -17,10 +17,11 @@ import uvicorn
 
 import gateway.main
 from common.outgoing.client import Client
+from common.outgoing.limits import OutgoingLimits
+from common.outgoing.message import Answer, Outgoing
 from common.server import run
 from common.settings import read_settings
 from gateway.settings import GatewaySettings
-from gateway.upstreams import Answer, Outgoing
 
 Send = Callable[[Outgoing], Awaitable[Answer]]
 Open = Callable[[str], AbstractAsyncContextManager[Send]]
@@ -166,7 +167,7 @@ async def with_aiosonic(base: str) -> AsyncIterator[Send]:
 @asynccontextmanager
 async def with_own(base: str) -> AsyncIterator[Send]:
     """The gateway's own."""
-    with closing(Client(base)) as client:
+    with closing(Client(base, limits=OutgoingLimits())) as client:
 
         async def send(request: Outgoing) -> Answer:
             target = request.path.encode() + (b"?" + request.query if request.query else b"")

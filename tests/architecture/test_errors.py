@@ -49,7 +49,8 @@ def test_an_unexpected_error_tells_the_request_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["common", "gateway", *(service for service in SERVICES if module(service, "errors"))]
+    "package",
+    ["common", "common.outgoing", "gateway", *(service for service in SERVICES if module(service, "errors"))],
 )
 def test_the_docstring_of_an_error_begins_with_its_status(package: str) -> None:
     """Callers read it in the description of each route that may answer it."""

@@ -155,7 +155,7 @@ async def test_a_service_that_does_not_answer_costs_its_own_callers_ten_seconds_
                 user = unique_id()
                 await is_done(guest.log(user, server=f"server-{user}"))
             answers = await asyncio.gather(*joins)
-        assert {(status, retry_after) for status, retry_after, _ in answers} == {(504, "1")}
+        assert {(status, retry_after) for status, retry_after, _ in answers} <= {(503, "1"), (504, "1")}
         assert max(seconds for _, _, seconds in answers) < 15
 
         async def is_let_through() -> bool:  # which a breaker does within half a second

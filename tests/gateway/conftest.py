@@ -8,7 +8,6 @@ import pytest
 
 from tests.gateway.builders import changed_config, echoes, make_key, open_gateway, served_gateway
 from tests.gateway.raw import Gate
-from tests.outgoing.wire import LONG
 from tests.support import Servers
 
 
@@ -19,12 +18,11 @@ def _patience() -> Iterator[None]:
         for limit in (
             "common.mongo.TIMEOUT_SECONDS",
             "common.app._LONGEST_PING_SECONDS",
-            "common.outgoing.client.CONNECT_SECONDS",
-            "gateway.upstreams.LONGEST_LOOK_SECONDS",
             "gateway.docs._SECONDS_TO_DESCRIBE",
             "gateway.status._SECONDS_TO_ANSWER",
         ):
             patch.setattr(limit, 30.0)
+        patch.setenv("CALLBOARD_PATIENCE", "30")
         yield
 
 
@@ -64,9 +62,3 @@ async def keys(servers: Servers) -> dict[str, str]:
         "discord": await make_key(servers, "discord"),
         "operator": await make_key(servers, "operator"),
     }
-
-
-@pytest.fixture
-def idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hop's client closes no connection for its age, so that it must close it for what the test says."""
-    monkeypatch.setattr("common.outgoing.client.LONGEST_IDLE_SECONDS", LONG)

@@ -199,7 +199,7 @@ async def test_an_answer_whose_rest_fails_is_none_for_the_caller(path: str, is_h
                     with logs_read() as logged:
                         (answer,) = await ask(url, get(path, "Connection: close"))
                         lines = logged()
-        peer = Peer(name, replica, TOKEN, {name: app} if is_here else {})
+        peer = Peer(name, replica, TOKEN, {name: app} if is_here else {}, own.outgoing)
         with pytest.raises(Unavailable):
             await peer.get(path.replace("{token}", "AAAA"), seconds=60)
         await peer.close()

@@ -18,7 +18,7 @@ from callboard.servers import free_port
 from common import plugins
 from common.errors import ConfigurationError, ServiceError
 from common.mongo import migrate
-from common.outgoing.client import LONGEST_IDLE_SECONDS
+from common.outgoing.limits import OutgoingLimits
 from common.plugins import PluginContext
 from common.server import IDLE_SECONDS, uvicorn_config
 from gateway.main import create
@@ -171,7 +171,7 @@ def test_idle_connections_are_kept_longer_than_proxies_keep_theirs(servers: Serv
 
     config = uvicorn_config(app, settings(GatewaySettings, servers))
     assert config.timeout_keep_alive > max(KEPT_BY_PROXIES.values())
-    assert config.timeout_keep_alive > 2 * LONGEST_IDLE_SECONDS  # of the clients of our own
+    assert config.timeout_keep_alive > 2 * OutgoingLimits().idle_seconds  # of the clients of our own
 
 
 async def test_a_stop_does_not_wait_for_idle_connections(servers: Servers) -> None:

@@ -10,14 +10,14 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from common.outgoing.breaker import FAILURES_IN_A_ROW, SECONDS_BETWEEN_TRIES
+from common.outgoing.limits import OutgoingLimits
 from gateway.proxy import Proxy
 from gateway.routes import Route, Routes
 from gateway.settings import GatewaySettings
-from gateway.upstreams import MOST_UNDER_WAY, Upstreams
+from gateway.upstreams import Upstreams
 from tests.gateway.builders import Echo, served
+from tests.outgoing.wire import PATIENT, limits
 from tests.support import Servers, settings, wait_until
-from tests.support.clock import Clock
 
 UNREACHABLE = "http://127.0.0.1:1"
 
@@ -28,10 +28,14 @@ def route(method: str = "POST", **given: Any) -> Route:
 
 @asynccontextmanager
 async def in_front_of(
-    servers: Servers, one: Route, urls: list[str] | None = None, **apps: Any
+    servers: Servers,
+    one: Route,
+    urls: list[str] | None = None,
+    limits: OutgoingLimits = PATIENT,
+    **apps: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A proxy of one route, to these replicas or apps."""
-    own = settings(GatewaySettings, servers, upstreams={"it": urls} if urls else {})
+    own = settings(GatewaySettings, servers, upstreams={"it": urls} if urls else {}, outgoing=limits)
     async with Upstreams(own, apps) as upstreams:
         transport = httpx.ASGITransport(Proxy(Routes([one]), [], upstreams, ()))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -97,15 +101,12 @@ async def test_replicas_take_turns(servers: Servers) -> None:
     assert (len(one.seen), len(other.seen)) == (3, 3)
 
 
-async def test_a_replica_that_says_it_stops_is_asked_no_more_while_there_is_another(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.upstreams.DRAIN_SECONDS", 600.0)
+async def test_a_replica_that_says_it_stops_is_asked_no_more_while_there_is_another(servers: Servers) -> None:
     echo = Echo()
     async with (
         answering(answer_and_leave) as (leaving, heads),
         served(echo) as url,
-        in_front_of(servers, route(), [leaving, url]) as client,
+        in_front_of(servers, route(), [leaving, url], limits(leaving_seconds=600.0)) as client,
     ):
         for _ in range(6):
             assert (await client.post("/it")).status_code == 200
@@ -279,7 +280,6 @@ async def test_a_packed_answer_is_passed_on_as_it_is(servers: Servers) -> None:
         assert (response.headers["content-encoding"], response.content) == ("x-own", b"\0\1\2")
 
 
-@pytest.mark.usefixtures("idle_for_long")
 async def test_connections_are_used_again(servers: Servers) -> None:
     ports: set[int] = set()
 
@@ -294,42 +294,45 @@ async def test_connections_are_used_again(servers: Servers) -> None:
     assert len(ports) == 1
 
 
-async def test_what_fails_again_and_again_is_asked_now_and_then_until_it_answers(
-    servers: Servers, clock: Clock
+async def test_what_fails_again_and_again_is_probed_until_it_answers_and_meanwhile_asked_nothing(
+    servers: Servers,
 ) -> None:
     is_back = False
 
     async def break_off_until_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await (answer_and_leave if is_back else break_off)(reader, writer)
 
+    def asked() -> int:
+        return sum(head.startswith(b"POST ") for head in heads)
+
     async with (
         answering(break_off_until_back) as (url, heads),
-        in_front_of(servers, route(), [url]) as client,
+        in_front_of(servers, route(), [url], limits(probe_every=0.02)) as client,
     ):
-        for _ in range(FAILURES_IN_A_ROW):
+        for _ in range(PATIENT.max_failures):
             assert (await client.post("/it")).status_code == 502
-        for turn in range(1, 4):
-            for _ in range(20):
-                assert body_of(await client.post("/it")) == (503, "it is unavailable, try again")
-            assert len(heads) == FAILURES_IN_A_ROW + turn - 1
-            is_back = turn == 3
-            clock.now += SECONDS_BETWEEN_TRIES
-            assert (await client.post("/it")).status_code == (200 if is_back else 502)
-            assert len(heads) == FAILURES_IN_A_ROW + turn
-        assert (await client.post("/it")).status_code == 200
+        await wait_until(lambda: len(heads) >= PATIENT.max_failures + 3)
+        for _ in range(20):
+            assert body_of(await client.post("/it")) == (503, "it is unavailable, try again")
+        assert asked() == PATIENT.max_failures
+        is_back = True
+
+        async def is_let_through() -> bool:
+            return (await client.post("/it")).status_code == 200
+
+        await wait_until(is_let_through)
+        assert asked() == PATIENT.max_failures + 1
 
 
-@pytest.mark.usefixtures("clock")
-async def test_what_is_slow_again_and_again_is_asked_no_more_for_a_while(servers: Servers) -> None:
+async def test_what_is_slow_again_and_again_is_asked_on(servers: Servers) -> None:
     async with (
         answering(stay_silent) as (url, _),
         in_front_of(servers, route("GET", seconds=0.05), [url]) as client,
     ):
-        statuses = [(await client.get("/it")).status_code for _ in range(FAILURES_IN_A_ROW + 20)]
-    assert statuses == [504] * FAILURES_IN_A_ROW + [503] * 20
+        statuses = [(await client.get("/it")).status_code for _ in range(2 * PATIENT.max_failures)]
+    assert statuses == [504] * 2 * PATIENT.max_failures
 
 
-@pytest.mark.usefixtures("clock")
 async def test_one_replica_that_fails_again_and_again_leaves_all_to_the_other(servers: Servers) -> None:
     echo = Echo()
     async with (
@@ -340,7 +343,7 @@ async def test_one_replica_that_fails_again_and_again_leaves_all_to_the_other(se
         for _ in range(40):
             assert (await client.get("/it")).status_code == 200
     assert len(echo.seen) == 40
-    assert len(heads) == FAILURES_IN_A_ROW
+    assert sum(head.startswith(b"GET /it") for head in heads) == PATIENT.max_failures
 
 
 async def test_what_a_service_cannot_take_in_time_is_503_at_once(servers: Servers) -> None:
@@ -351,8 +354,8 @@ async def test_what_a_service_cannot_take_in_time_is_503_at_once(servers: Server
         await stuck[-1]
 
     async with in_front_of(servers, route(seconds=300), it=slow) as client:
-        waiting = [asyncio.create_task(client.post("/it")) for _ in range(MOST_UNDER_WAY)]
-        await wait_until(lambda: len(stuck) == MOST_UNDER_WAY)
+        waiting = [asyncio.create_task(client.post("/it")) for _ in range(PATIENT.max_local)]
+        await wait_until(lambda: len(stuck) == PATIENT.max_local)
         assert body_of(await client.post("/it")) == (503, "it is unavailable, try again")
         for future in stuck:
             future.set_exception(ConnectionError())

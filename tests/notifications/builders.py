@@ -21,6 +21,7 @@ from common.events import (
 )
 from common.group import Group, load_group
 from common.mongo import Database, connect, migrate
+from common.outgoing.limits import OutgoingLimits
 from common.outgoing.local import Apps
 from common.outgoing.peer import Peer
 from common.plugins import PluginContext
@@ -119,7 +120,7 @@ async def notifying(
     apps: Apps = {} if accounts_url != "http://accounts" else {"accounts": accounts.app}
     async with database(servers) as own, discord_standin() as standin:
         webhook = standin.webhook(**{"per_window": 10_000} | given)
-        peer = Peer("accounts", accounts_url, servers.internal_token, apps)
+        peer = Peer("accounts", accounts_url, servers.internal_token, apps, OutgoingLimits())
         try:
             async with plugin(monkeypatch, own, webhook.url, options) as notifier:
                 service = Notifications(GROUP, own, peer, dict([*others, ("discord", notifier)]))

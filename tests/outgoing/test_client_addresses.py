@@ -11,14 +11,10 @@ from typing import Any
 
 import pytest
 
-import common.outgoing.client
 from callboard.servers import free_port
 from common.outgoing.client import Client, NotConnected
-from tests.outgoing.wire import OK, SOON, ask, listening, uses_again, uses_another
+from tests.outgoing.wire import OK, PATIENT, SOON, ask, limits, listening, uses_again, uses_another
 from tests.support import wait_until
-
-pytestmark = pytest.mark.usefixtures("idle_for_long")
-
 
 # Names, IPv6 and HTTPS
 
@@ -88,24 +84,32 @@ async def test_https_reaches_a_server_whose_certificate_is_trusted_and_no_other(
 
 
 async def test_a_server_that_refuses_connections_is_not_connected() -> None:
-    with closing(Client(f"http://127.0.0.1:{free_port()}")) as client, pytest.raises(NotConnected):
+    with (
+        closing(Client(f"http://127.0.0.1:{free_port()}", limits=PATIENT)) as client,
+        pytest.raises(NotConnected),
+    ):
         await ask(client)
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 64])
 async def test_a_name_that_is_none_is_not_connected(host: str) -> None:
-    with closing(Client(f"http://{host}:8000")) as client, pytest.raises(NotConnected):
+    with closing(Client(f"http://{host}:8000", limits=PATIENT)) as client, pytest.raises(NotConnected):
         await ask(client)
 
 
-@pytest.mark.parametrize(("limit", "error"), [(0.1, NotConnected), (SOON, TimeoutError)])
-async def test_connecting_takes_its_time_and_no_longer_than_the_request(
-    monkeypatch: pytest.MonkeyPatch, limit: float, error: type[Exception]
-) -> None:
-    monkeypatch.setattr(common.outgoing.client, "CONNECT_SECONDS", limit)
+@pytest.mark.parametrize("limit", ["the limit", "the request", "the share of this attempt"])
+async def test_connecting_takes_its_time_and_no_longer_than_the_request_or_its_share(limit: str) -> None:
     async with listening(scheme="https") as server:  # but it answers no handshake
-        with server.client() as client, pytest.raises(error):
-            await ask(client, seconds=SOON if error is NotConnected else 0.1)
+        connect_seconds = 0.1 if limit == "the limit" else SOON
+        with (
+            server.client(limits=limits(connect_seconds=connect_seconds)) as client,
+            pytest.raises(NotConnected),
+        ):
+            await ask(
+                client,
+                seconds=0.1 if limit == "the request" else SOON,
+                share=0.1 if limit == "the share of this attempt" else SOON,
+            )
 
 
 @pytest.mark.parametrize("how", ["closed", "spoken on", "no longer wanted"])

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 
-import common.outgoing.client
 from common.outgoing.client import Lost
-from gateway.errors import UpstreamLost
-from gateway.settings import GatewaySettings
-from gateway.upstreams import Outgoing, Upstreams
+from common.outgoing.errors import ServiceLost
+from common.outgoing.message import Outgoing
 from tests.outgoing.wire import (
     LONG,
     OK,
@@ -18,15 +16,14 @@ from tests.outgoing.wire import (
     answer_in_turn,
     ask,
     asked,
+    at,
     let_pass,
+    limits,
     listening,
     uses_again,
     uses_another,
 )
-from tests.support import Servers, settings, wait_until
-
-pytestmark = pytest.mark.usefixtures("idle_for_long")
-
+from tests.support import wait_until
 
 # Between two requests
 
@@ -96,11 +93,8 @@ async def test_connections_that_are_not_needed_are_closed_and_others_kept() -> N
             assert server.accepted == 2
 
 
-async def test_a_connection_that_grew_too_old_while_nothing_ran_is_not_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with asked() as (client, server, wire, request):
-        monkeypatch.setattr(common.outgoing.client, "LONGEST_IDLE_SECONDS", 0.0)
+async def test_a_connection_that_grew_too_old_while_nothing_ran_is_not_used() -> None:
+    async with asked(limits(idle_seconds=0.0)) as (client, server, wire, request):
         await wire.say(OK)
         await request
         following = ask(client)
@@ -145,15 +139,15 @@ async def test_a_lost_connection_takes_the_idle_ones_along() -> None:
 
 @pytest.mark.parametrize("repeatable", [True, False])
 async def test_a_request_on_stale_connections_is_sent_again_only_if_it_may_be(
-    servers: Servers, repeatable: bool
+    repeatable: bool,
 ) -> None:
     async with listening() as server:
         url = f"http://127.0.0.1:{server.port}"
-        async with Upstreams(settings(GatewaySettings, servers, upstreams={"it": [url]}), {}) as upstreams:
+        async with at(url) as it:
 
             def send() -> asyncio.Task[Any]:
                 return asyncio.create_task(
-                    upstreams.send("it", Outgoing("POST", "/it", seconds=SOON, repeatable=repeatable))
+                    it.send(Outgoing("POST", "/it", seconds=SOON, repeatable=repeatable))
                 )
 
             requests = [send() for _ in range(3)]
@@ -169,7 +163,7 @@ async def test_a_request_on_stale_connections_is_sent_again_only_if_it_may_be(
                 await fresh.say(OK)
                 assert (await request).status == 200
             else:
-                with pytest.raises(UpstreamLost):
+                with pytest.raises(ServiceLost):
                     await request
                 assert server.accepted == 3
 

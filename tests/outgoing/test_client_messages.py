@@ -10,9 +10,6 @@ from common.outgoing.client import Client, Lost
 from tests.outgoing.wire import OK, SOON, ask, asked, let_pass, listening, uses_again, uses_another
 from tests.support import wait_until
 
-pytestmark = pytest.mark.usefixtures("idle_for_long")
-
-
 # What is sent
 
 

@@ -4,26 +4,18 @@ import asyncio
 
 import pytest
 
-import common.outgoing.client
 from common.outgoing.client import Lost, NotConnected
-from tests.outgoing.wire import OK, SOON, ask, asked, let_pass, listening, uses_another
-
-pytestmark = pytest.mark.usefixtures("idle_for_long")
-
+from tests.outgoing.wire import OK, SOON, ask, asked, let_pass, limits, listening, uses_another
 
 # Waiting for a connection
 
 
-@pytest.fixture
-def two_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client of two connections."""
-    monkeypatch.setattr(common.outgoing.client, "MOST_CONNECTIONS", 2)
+TWO_AT_MOST = limits(max_connections=2)
 
 
-@pytest.mark.usefixtures("two_at_most")
 async def test_beyond_the_most_connections_requests_wait_and_come_in_order() -> None:
     async with listening() as server:
-        with server.client() as client:
+        with server.client(limits=TWO_AT_MOST) as client:
             requests = [ask(client, target=b"/%d" % number) for number in range(6)]
             wires = [await server.accept(), await server.accept()]
             first = {(await wire.request()).split()[1] for wire in wires}
@@ -38,11 +30,10 @@ async def test_beyond_the_most_connections_requests_wait_and_come_in_order() -> 
             assert server.accepted == 2
 
 
-@pytest.mark.usefixtures("two_at_most")
 @pytest.mark.parametrize("is_its_turn", [False, True], ids=["waiting", "at its turn"])
 async def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing_behind(is_its_turn: bool) -> None:
     async with listening() as server:
-        with server.client() as client:
+        with server.client(limits=TWO_AT_MOST) as client:
             requests = [ask(client) for _ in range(4)]
             wires = [await server.accept(), await server.accept()]
             for wire in wires:
@@ -67,11 +58,10 @@ async def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing_behind(
             assert server.accepted == 2
 
 
-@pytest.mark.usefixtures("two_at_most")
 @pytest.mark.parametrize("how", ["cancelled", "late", "lost"])
 async def test_a_request_that_fails_makes_room_for_the_next(how: str) -> None:
     async with listening() as server:
-        with server.client() as client:
+        with server.client(limits=TWO_AT_MOST) as client:
             failing = [ask(client) for _ in range(2)]
             wires = [await server.accept() for _ in failing]
             waiting = ask(client, target=b"/next")
@@ -90,10 +80,9 @@ async def test_a_request_that_fails_makes_room_for_the_next(how: str) -> None:
             await waiting
 
 
-@pytest.mark.usefixtures("two_at_most")
 async def test_the_wait_counts_towards_the_deadline() -> None:
     async with listening() as server:
-        with server.client() as client:
+        with server.client(limits=TWO_AT_MOST) as client:
             held = [ask(client) for _ in range(2)]
             for _ in held:
                 await (await server.accept()).request()

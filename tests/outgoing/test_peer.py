@@ -2,17 +2,15 @@
 
 import asyncio
 import socket
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 
-import httpx
 import pytest
 
-import common.outgoing.peer
 from callboard.servers import free_port
 from common.errors import Unavailable
 from common.outgoing.peer import Peer
+from tests.outgoing.wire import PATIENT, limits
 
 YES = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{"is":true}'
 
@@ -45,15 +43,15 @@ async def replica(
 
 async def test_a_call_that_loses_its_connection_is_made_again_at_another_replica() -> None:
     async with replica(answers=0) as (broken, tried), replica(answers=9) as (good, asked):
-        peer = Peer("it", f"{broken},{good}", "token", {})
-        assert await peer.post("/internal/rank", {}, seconds=30) == {"is": True}
+        peer = Peer("it", f"{broken},{good}", "token", {}, PATIENT)
+        assert await peer.post("/internal/rank", {}, seconds=30, repeatable=True) == {"is": True}
         await peer.close()
     assert (len(tried), len(asked)) == (1, 1)
 
 
 async def test_the_only_replica_is_asked_again_as_it_may_have_been_started_anew() -> None:
     async with replica(answers=1) as (url, heads):
-        peer = Peer("it", url, "token", {})
+        peer = Peer("it", url, "token", {}, PATIENT)
         assert await peer.get("/internal/member", seconds=30) == {"is": True}
         with pytest.raises(Unavailable):
             await peer.get("/internal/member", seconds=30)
@@ -68,7 +66,7 @@ def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     async def look_up(_: str) -> Sequence[str]:
         return "127.0.0.1", "127.0.0.2"
 
-    monkeypatch.setattr("common.outgoing.peer.addresses", look_up)
+    monkeypatch.setattr("common.outgoing.replicas.addresses", look_up)
 
 
 @pytest.mark.usefixtures("two_addresses")
@@ -78,7 +76,7 @@ async def test_the_addresses_behind_a_name_take_turns_and_hear_the_name() -> Non
         replica(answers=9, port=port) as (_, one),
         replica(answers=9, host="127.0.0.2", port=port) as (_, other),
     ):
-        peer = Peer("it", f"http://it:{port}", "token", {})
+        peer = Peer("it", f"http://it:{port}", "token", {}, PATIENT)
         for _ in range(6):
             assert await peer.get("/internal/member", seconds=30) == {"is": True}
         await peer.close()
@@ -90,7 +88,7 @@ async def test_the_addresses_behind_a_name_take_turns_and_hear_the_name() -> Non
 async def test_an_address_that_cannot_be_reached_costs_no_call() -> None:
     port = free_port()
     async with replica(answers=9, host="127.0.0.2", port=port) as (_, heads):
-        peer = Peer("it", f"http://it:{port}", "token", {})
+        peer = Peer("it", f"http://it:{port}", "token", {}, PATIENT)
         for _ in range(4):
             assert await peer.post("/internal/rank", {}, seconds=30) == {"is": True}
         await peer.close()
@@ -107,15 +105,15 @@ async def test_an_address_that_swallows_what_is_sent_to_it_leaves_time_for_anoth
             caller.setblocking(False)
             caller.connect_ex(("127.0.0.1", port))
         async with replica(answers=9, host="127.0.0.2", port=port) as (_, heads):
-            peer = Peer("it", f"http://it:{port}", "token", {})
+            peer = Peer("it", f"http://it:{port}", "token", {}, limits(connect_seconds=3.0))
             for _ in range(2):
-                assert await peer.post("/internal/rank", {}, seconds=9) == {"is": True}
+                assert await peer.post("/internal/rank", {}, seconds=30) == {"is": True}
             await peer.close()
     assert len(heads) == 2
 
 
 async def test_a_name_that_cannot_be_looked_up_is_unavailable() -> None:
-    peer = Peer("it", "http://no-such-host.invalid:8000", "token", {})
+    peer = Peer("it", "http://no-such-host.invalid:8000", "token", {}, PATIENT)
     with pytest.raises(Unavailable):
         await peer.get("/internal/member", seconds=30)
     await peer.close()
@@ -124,11 +122,11 @@ async def test_a_name_that_cannot_be_looked_up_is_unavailable() -> None:
 async def test_a_replica_with_another_token_is_passed_over() -> None:
     refusal = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}"
     async with replica(answers=9, answer=refusal) as (other, refused), replica(answers=9) as (good, _):
-        peer = Peer("it", f"{other},{good}", "token", {})
+        peer = Peer("it", f"{other},{good}", "token", {}, PATIENT)
         for _ in range(4):
             assert await peer.post("/internal/rank", {}, seconds=30) == {"is": True}
         await peer.close()
-        peer = Peer("it", other, "token", {})
+        peer = Peer("it", other, "token", {}, PATIENT)
         with pytest.raises(Unavailable):
             await peer.get("/internal/member", seconds=30)
         await peer.close()
@@ -145,22 +143,7 @@ async def test_a_replica_with_another_token_is_passed_over() -> None:
 )
 async def test_an_answer_that_is_none_of_the_service_is_unavailable(answer: bytes) -> None:
     async with replica(answers=1, answer=answer) as (url, _):
-        peer = Peer("it", url, "token", {})
+        peer = Peer("it", url, "token", {}, PATIENT)
         with pytest.raises(Unavailable):
             await peer.get("/internal/member", seconds=30)
         await peer.close()
-
-
-async def test_peers_share_one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[ssl.SSLContext] = []
-    make = httpx.create_ssl_context
-
-    def count(*, trust_env: bool) -> ssl.SSLContext:
-        made.append(make(trust_env=trust_env))
-        return made[-1]
-
-    monkeypatch.setattr(httpx, "create_ssl_context", count)
-    common.outgoing.peer._tls_context.cache_clear()
-    for url in ("https://one.invalid", "https://other.invalid", "http://third.invalid"):
-        await Peer("it", url, "token", {}).close()
-    assert len(made) == 1

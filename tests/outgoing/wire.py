@@ -1,20 +1,30 @@
 """The other end of the client: a server that says each byte when the test says so."""
 
 import asyncio
+import math
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
-import common.outgoing.client
-from common.outgoing.client import Client, Received
+from common.outgoing.client import Client, Received, _Connection
+from common.outgoing.limits import OutgoingLimits
+from common.outgoing.remote import RemoteService
 from tests.support import wait_until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 SOON = 60.0
 LONG = 600.0
+
+PATIENT = OutgoingLimits.with_patience(60).model_copy(update={"idle_seconds": LONG})
+"""A machine that pauses reaches none of them, and no connection is closed for its age."""
+
+
+def limits(**given: float) -> OutgoingLimits:
+    """Those of a test that reaches these."""
+    return PATIENT.model_copy(update=given)
 
 
 class Wire:
@@ -24,7 +34,7 @@ class Wire:
         self._reader = reader
         self._writer = writer
 
-    def is_of(self, connection: common.outgoing.client._Connection) -> bool:
+    def is_of(self, connection: _Connection) -> bool:
         """Whether the client's end is this one."""
         return bool(
             connection._transport.get_extra_info("sockname") == self._writer.get_extra_info("peername")
@@ -77,10 +87,16 @@ class Server:
         self.wires = asyncio.Queue[Wire]()
         self.accepted = 0
 
-    def client(self, host: str = "127.0.0.1") -> closing[Client]:
+    def client(
+        self,
+        host: str = "127.0.0.1",
+        limits: OutgoingLimits = PATIENT,
+        on_silence: Callable[[], None] | None = None,
+    ) -> closing[Client]:
         """A client of this server, for `with`."""
         tls = ssl.create_default_context() if self.scheme == "https" else None
-        return closing(Client(f"{self.scheme}://{host}:{self.port}", tls=tls))
+        url = f"{self.scheme}://{host}:{self.port}"
+        return closing(Client(url, limits=limits, tls=tls, on_silence=on_silence))
 
     async def accept(self) -> Wire:
         """The next connection that comes, or came."""
@@ -113,6 +129,16 @@ async def listening(
             writer.transport.abort()
 
 
+@asynccontextmanager
+async def at(*urls: str, limits: OutgoingLimits = PATIENT) -> AsyncIterator[RemoteService]:
+    """The service "it" at these URLs."""
+    it = RemoteService("it", urls, "token", limits)
+    try:
+        yield it
+    finally:
+        await it.close()
+
+
 def ask(
     client: Client, *, method: str = "GET", target: bytes = b"/it", seconds: float = SOON, **given: Any
 ) -> asyncio.Task[Received]:
@@ -120,16 +146,24 @@ def ask(
     headers: Sequence[tuple[bytes, bytes]] = given.get("headers", ())
     deadline = asyncio.get_running_loop().time() + seconds
     sending: Coroutine[Any, Any, Received] = client.send(
-        method, target, headers, given.get("body", b""), deadline
+        method,
+        target,
+        headers,
+        given.get("body", b""),
+        deadline,
+        given.get("share", math.inf),
+        given.get("repeatable", False),
     )
     return asyncio.create_task(sending)
 
 
 @asynccontextmanager
-async def asked(**how: Any) -> AsyncIterator[tuple[Client, Server, Wire, asyncio.Task[Received]]]:
+async def asked(
+    limits: OutgoingLimits = PATIENT, on_silence: Callable[[], None] | None = None, **how: Any
+) -> AsyncIterator[tuple[Client, Server, Wire, asyncio.Task[Received]]]:
     """A server, its client, and a request that has reached the server."""
     async with listening() as server:
-        with server.client() as client:
+        with server.client(limits=limits, on_silence=on_silence) as client:
             request = ask(client, **how)
             wire = await server.accept()
             await wire.request(len(how.get("body", b"")))
@@ -148,6 +182,14 @@ def let_pass(client: Client, seconds: float) -> None:
     """So many seconds go by for the client's connections: what is due by then is due now."""
     for connection in client._connections:
         connection.due -= seconds
+
+
+def look(client: Client, times: int = 1) -> None:
+    """The client looks after its connections so often."""
+    for _ in range(times):
+        if client._next_look is not None:
+            client._next_look.cancel()
+        client._look()
 
 
 async def uses_again(client: Client, wire: Wire) -> None:

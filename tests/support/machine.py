@@ -27,8 +27,8 @@ from callboard.servers import free_port, listens
 from callboard.supervisor import Component
 from common.group import load_group
 from common.mongo import Document, connect, is_outage
-from common.outgoing.client import LONGEST_IDLE_SECONDS
 from common.outgoing.headers import TOKEN_HEADER
+from common.outgoing.limits import OutgoingLimits
 from common.settings import Settings
 from tests.support import ROOT, Servers, settings, unique_id, wait_until
 
@@ -67,6 +67,10 @@ PATIENT = (
     Change("shifts.service:DEADLINE_SECONDS", "set", 9.0),
 )
 """A request takes as long as it does on a busy machine, and is not answered 503; below the gateway's own limit."""
+
+
+PATIENT_CALLERS = '{"silent_seconds": 3, "probe_seconds": 5, "probe_lifetime": 10}'
+"""A replica is not taken for silent on a machine that is busy."""
 
 
 @dataclass
@@ -158,7 +162,7 @@ class Machine:
             trust_env=False,
             timeout=30,
             # Those that are idle are closed before the gateway closes them, perhaps just as they are used.
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=LONGEST_IDLE_SECONDS),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=OutgoingLimits().idle_seconds),
         )
 
     @property
@@ -251,7 +255,8 @@ async def machine(
             replicas=replicas or {},
             mongo_url=mongo_url,
         )
-        env = {f"CALLBOARD_{name.upper()}": value for name, value in environment.items()} | {
+        given = {"outgoing": PATIENT_CALLERS, **environment}
+        env = {f"CALLBOARD_{name.upper()}": value for name, value in given.items()} | {
             "CALLBOARD_TEST_CHANGES": json.dumps([asdict(change) for change in changes]),
             "CALLBOARD_TEST_FOLDER": str(folder),
             "PYTHONPATH": str(_CHANGES),

@@ -47,10 +47,13 @@ class Visitors:
         """Look somebody up."""
         return await self.bot.get("/profile", params={"id": user})
 
-    async def change(self, what: str, username: str, code: str = "tot") -> httpx.Response:
-        """Grant or revoke a certification."""
+    async def change(
+        self, what: str, username: str, code: str = "tot", key: str | None = None
+    ) -> httpx.Response:
+        """Grant or revoke a certification; with a key it is the same act whenever it is sent."""
         params = {"username": username, "certification": code, "moderator": "400000000000000004"}
-        return await self.bot.post(f"/certification/{what}", params=params)
+        headers = {"Idempotency-Key": key} if key else {}
+        return await self.bot.post(f"/certification/{what}", params=params, headers=headers)
 
     async def approve(self, user: int) -> httpx.Response:
         """Approve somebody's application."""

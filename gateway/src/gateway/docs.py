@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from common.errors import ERROR_SCHEMA, ServiceError, error_responses
+from common.outgoing.errors import ServiceLost, ServiceSlow
+from common.outgoing.message import Outgoing
 from gateway.errors import (
     AccessDenied,
     BodyTooLarge,
@@ -20,13 +22,11 @@ from gateway.errors import (
     MissingKey,
     TooManyRequests,
     UnsupportedEncoding,
-    UpstreamLost,
-    UpstreamSlow,
     WrongKey,
 )
 from gateway.page import ERROR_CONTENT, Json, page
 from gateway.routes import Route, Routes
-from gateway.upstreams import Outgoing, Upstreams
+from gateway.upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ _ERRORS_OF_ALL = _texts(
         UnsupportedEncoding,
         TooManyRequests,
         HeadTooLarge,
-        UpstreamLost,
-        UpstreamSlow,
+        ServiceLost,
+        ServiceSlow,
     )
 ) | {"500": "an error that nobody expected; `request_id` leads the operator to its cause"}
 _ERRORS_WITH_KEY = _texts(error_responses(MissingKey, WrongKey, AccessDenied))

@@ -99,20 +99,6 @@ class TooManyRequests(ServiceError):
         super().__init__(429, "too many requests", headers={"Retry-After": str(seconds)})
 
 
-class UpstreamLost(ServiceError):
-    """502: the service took the request and did not answer it; nobody knows whether it took effect."""
-
-    def __init__(self, service: str) -> None:
-        super().__init__(502, f"{service} did not answer, try again", headers={"Retry-After": "1"})
-
-
-class UpstreamSlow(ServiceError):
-    """504: the service did not answer in the route's time; nobody knows whether the request took effect."""
-
-    def __init__(self, service: str) -> None:
-        super().__init__(504, f"{service} did not answer in time, try again", headers={"Retry-After": "1"})
-
-
 class KeyProblem(Exception):
     """What an operator asked of a key cannot be done; the text is one sentence for the operator."""
 

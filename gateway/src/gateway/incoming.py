@@ -11,7 +11,7 @@ from urllib.parse import quote_from_bytes, unquote_plus
 from starlette.types import Receive
 
 from common.errors import InvalidQuery
-from common.outgoing.client import Header
+from common.outgoing.message import Header
 from common.query import parse_pairs
 from gateway.errors import BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 from gateway.models import Network

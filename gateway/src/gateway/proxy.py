@@ -19,15 +19,15 @@ from common import metrics
 from common.app import ResponseWatch, internal_error
 from common.errors import ServiceError
 from common.logs import key_name, log_fields, request_id
-from common.outgoing.client import Header
 from common.outgoing.headers import KEY_NAME_HEADER, REQUEST_ID_HEADER
+from common.outgoing.message import Answer, Header, Outgoing
 from common.tracing import TRACEPARENT_HEADER, RequestSpan, Tracer, trace_id
 from gateway.errors import MethodNotAllowed, MissingKey
 from gateway.incoming import client_address, read_body, read_headers, read_query
 from gateway.models import Network
 from gateway.policies import Call, Policy, SeesRefusals
 from gateway.routes import Route, Routes
-from gateway.upstreams import Answer, Outgoing, Upstreams
+from gateway.upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("gateway.access")

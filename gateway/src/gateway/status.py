@@ -7,8 +7,9 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from common.errors import ServiceError
+from common.outgoing.message import Outgoing
 from gateway.routes import Routes
-from gateway.upstreams import Outgoing, Upstreams
+from gateway.upstreams import Upstreams
 
 _SECONDS_TO_ANSWER = 2.0
 _KEEP_SECONDS = 5.0

@@ -63,7 +63,8 @@ class Chassis:
 
     def peer(self, name: str, urls: str) -> Peer:
         """Another service; closed with this one."""
-        peer = Peer(name, urls, self.settings.internal_token.get_secret_value(), self.apps)
+        token = self.settings.internal_token.get_secret_value()
+        peer = Peer(name, urls, token, self.apps, self.settings.outgoing)
         self.stack.push_async_callback(peer.close)
         return peer
 

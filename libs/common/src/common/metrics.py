@@ -23,8 +23,13 @@ UPSTREAM_SECONDS = Histogram(
 )
 UPSTREAM_FAILURES = Counter(
     "callboard_upstream_failures",
-    "Attempts that a service behind the gateway did not answer: busy, unreachable, lost, slow, or refused for our token.",
+    "Attempts to call a service that it did not answer: busy, unreachable, lost, silent (another was asked), slow, or refused for our token.",
     ["upstream", "reason"],
+)
+REPLICAS_OPEN = Gauge(
+    "callboard_upstream_replicas_open",
+    "Replicas of a service that do not answer, so that no request is sent there until they do.",
+    ["upstream"],
 )
 PROVIDER_SECONDS = Histogram(
     "callboard_provider_seconds",

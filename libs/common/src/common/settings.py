@@ -22,6 +22,7 @@ from pydantic_settings import (
 from common.errors import ConfigurationError
 from common.limits import limits_of
 from common.messaging.limits import BusLimits, ConsumerLimits
+from common.outgoing.limits import OutgoingLimits
 from common.text_files import read_text
 
 
@@ -52,6 +53,7 @@ class ProcessSettings(BaseSettings):
     patience: float = Field(
         1.0, ge=0.1, le=100, description="how many times longer is waited than usual, for a slow machine"
     )
+    outgoing: OutgoingLimits = limits_of(OutgoingLimits)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
     otlp_endpoint: str | None = Field(
         None,

@@ -174,7 +174,7 @@ class Applications:
             member = member or await self._member(record.user)
             if member.rankid <= rank.rankid:  # also when it has the rank already: it may not be recorded yet
                 wish = {"user": record.user, "rankid": rank.rankid}
-                await self._accounts.post("/internal/rank", wish, seconds=_RANK_SECONDS)
+                await self._accounts.post("/internal/rank", wish, seconds=_RANK_SECONDS, repeatable=True)
         except ServiceError as error:
             logger.warning("application %s: couldn't rank user: %s", record.id, error)
             # A changed internal token (401) and a rate limit (429) pass; other refusals are for good.
