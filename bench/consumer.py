@@ -24,7 +24,7 @@ from nats.js.errors import NotFoundError
 
 from accounts.main import open_service
 from accounts.repository import COLLECTIONS
-from common.app import Chassis, background
+from common.background import background
 from common.bus import Bus
 from common.consumer import Consumer
 from common.events import ShiftLogged, new_id
@@ -32,6 +32,7 @@ from common.group import load_group
 from common.messaging.handling import Handled, Outcome
 from common.mongo import connect, migrate
 from common.outbox import Outbox
+from common.service import Chassis
 from common.settings import Settings, read_settings
 from common.stream import STREAM
 

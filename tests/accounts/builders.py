@@ -3,23 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from accounts import api, internal
 from accounts.errors import RankRefused
-from accounts.main import assemble
+from accounts.main import SERVICE, assemble
 from accounts.models import Person
 from accounts.plugins import CursorLost, MembersPage
 from accounts.ranks import Ranks
-from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService
 from accounts.sync import Walker
-from common.app import Chassis, create_app
+from common.app import create_app
 from common.errors import Unavailable
 from common.events import CertificationGranted, CertificationRevoked, RankChanged, ShiftLogged, new_id
 from common.group import Group, load_group
@@ -27,6 +25,7 @@ from common.mongo import Database, connect, migrate
 from common.outbox import Outbox
 from common.outgoing.headers import TOKEN_HEADER
 from common.outgoing.providers import Urgency
+from common.service import Chassis
 from common.settings import Settings
 from tests.support import ROOT, Servers, settings, wait_until
 
@@ -201,16 +200,10 @@ async def outside_park(
     own = settings(Settings, servers)
 
     @asynccontextmanager
-    async def open_service(chassis: Chassis) -> AsyncIterator[AccountsService]:
+    async def open_service(chassis: Chassis[Settings]) -> AsyncIterator[AccountsService]:
         yield await assemble(chassis, [company], company)
 
-    app = create_app(
-        OUTSIDE,
-        own,
-        routers=[api.router, internal.router],
-        open_service=open_service,
-        collections=COLLECTIONS,
-    )
+    app = create_app(replace(SERVICE, name=OUTSIDE, open=open_service, handles={}), own)
     token = {TOKEN_HEADER: own.internal_token.get_secret_value()}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
@@ -229,7 +222,7 @@ async def outside_database(servers: Servers) -> AsyncIterator[Database]:
     """The database, as its migration makes it."""
     client, database = connect(settings(Settings, servers), OUTSIDE)
     async with client:
-        await migrate(database, COLLECTIONS)
+        await migrate(database, SERVICE.all_collections)
         yield database
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
-from accounts.main import create
+from accounts.main import SERVICE
 from accounts.models import LocalPerson
 from accounts.people import import_people
 from accounts.plugins.roblox import RobloxRanking
 from accounts.service import AccountsService
 from callboard.databases import migrate_database
+from common.app import create_app
 from common.group import Group, load_group
 from common.mongo import Database, connect
 from common.outgoing.providers import Urgency
@@ -63,7 +64,7 @@ def patient_database() -> Iterator[None]:
 async def park(servers: Servers) -> AsyncIterator[Park]:
     """The service, for a whole file of tests."""
     own = settings(Settings, servers)
-    app = create(own)
+    app = create_app(SERVICE, own)
     client, database = connect(own, "accounts")
     async with running(app, own) as http, client:
         yield Park(http, app.state.service, database, load_group(ROOT / "callboard.toml"))

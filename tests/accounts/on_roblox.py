@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from accounts.plugins import IDENTITY, RANKING
 from accounts.plugins.roblox import RobloxIdentity, RobloxRanking
 from common.group import Group, load_group
 from common.mongo import Database
@@ -39,7 +40,7 @@ async def ranking(
         environment.delenv("CALLBOARD_ROBLOX_KEY", raising=False)
         if key is not None:
             environment.setenv("CALLBOARD_ROBLOX_KEY", key)
-        plugin: RobloxRanking = load("callboard.ranking", "roblox", group_on(standin, **options), database)
+        plugin: RobloxRanking = load(RANKING, "roblox", group_on(standin, **options), database)
     async with plugin:
         yield plugin
 
@@ -47,7 +48,7 @@ async def ranking(
 @asynccontextmanager
 async def identity(database: Database, standin: Roblox) -> AsyncIterator[RobloxIdentity]:
     """The identity plugin, started; it needs no key."""
-    plugin: RobloxIdentity = load("callboard.identity", "roblox", group_on(standin), database)
+    plugin: RobloxIdentity = load(IDENTITY, "roblox", group_on(standin), database)
     async with plugin:
         yield plugin
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from accounts.main import SERVICE
 from accounts.models import LocalPerson, MemberQuery, ProfileQuery
 from accounts.people import import_people
+from accounts.plugins import IDENTITY
 from accounts.plugins.links import LinkIdentity
 from accounts.plugins.local import LocalRanking
 from accounts.plugins.memory import Memory
 from accounts.ranks import Ranks
-from accounts.repository import COLLECTIONS
 from accounts.service import AccountsService
 from common.actors import Actor
 from common.errors import ConfigurationError, Unavailable, UserNotFound
@@ -94,13 +95,12 @@ async def open_links(
     monkeypatch.setattr("accounts.plugins.rover._CALLS_PER_MINUTE", 60_000)
     client, database = connect(settings(Settings, servers), "accounts")
     async with client, bloxlink() as one, rover() as other, AsyncExitStack() as stack:
-        await migrate(database, COLLECTIONS)
+        await migrate(database, SERVICE.all_collections)
         monkeypatch.setenv("CALLBOARD_BLOXLINK_KEY", one.key)
         monkeypatch.setenv("CALLBOARD_ROVER_KEY", other.key)
         group = configured({"bloxlink": one, "rover": other}, order)
         plugins = {
-            name: await stack.enter_async_context(load("callboard.identity", name, group, database))
-            for name in order
+            name: await stack.enter_async_context(load(IDENTITY, name, group, database)) for name in order
         }
         outbox = Outbox(database)
         identities = list(plugins.values())
@@ -248,7 +248,7 @@ async def test_each_replica_takes_its_part_of_the_calls(links: Links) -> None:
     group = links.group.model_copy(update={"plugins": plugins})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("accounts.plugins.rover._CALLS_PER_MINUTE", 30)
-        plugin: LinkIdentity = load("callboard.identity", "rover", group, links.database)
+        plugin: LinkIdentity = load(IDENTITY, "rover", group, links.database)
     async with plugin:
         assert await plugin.by_discord(unique_id()) is None
         with pytest.raises(Unavailable):
@@ -505,10 +505,10 @@ async def test_without_a_server_or_a_key_the_start_is_stopped(
     plugins = links.group.plugins.model_copy(update={"options": {}})
     without = links.group.model_copy(update={"plugins": plugins})
     with pytest.raises(ConfigurationError, match=rf"plugins\.options\.{name}\.guild: Field required"):
-        load("callboard.identity", name, without, links.database)
+        load(IDENTITY, name, without, links.database)
     monkeypatch.delenv(f"CALLBOARD_{name.upper()}_KEY")
     with pytest.raises(ConfigurationError, match=f"CALLBOARD_{name.upper()}_KEY"):
-        load("callboard.identity", name, links.group, links.database)
+        load(IDENTITY, name, links.group, links.database)
 
 
 async def test_an_actor_whose_link_is_not_told_soon_is_the_discord_account(

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pymongo import monitoring
 
+from accounts.main import SERVICE
 from accounts.models import KnownPerson, LocalPerson, PersonChange
 from accounts.people import ImportRefused, begin, import_people, merge, remove_person
-from accounts.repository import COLLECTIONS, People
+from accounts.repository import People
 from common.errors import ConfigurationError
 from common.group import Group, load_group
 from common.mongo import Database, connect, migrate, transaction
@@ -28,14 +29,14 @@ async def migrated(servers: Servers) -> AsyncIterator[Database]:
     """A database of accounts for this file alone."""
     client, own = connect(settings(Settings, servers), "accounts_people")
     async with client:
-        await migrate(own, COLLECTIONS)
+        await migrate(own, SERVICE.all_collections)
         yield own
 
 
 @pytest.fixture
 async def database(migrated: Database) -> Database:
     """The same, empty."""
-    for collection in COLLECTIONS:
+    for collection in SERVICE.all_collections:
         await migrated[collection.name].delete_many({})
     return migrated
 
@@ -62,7 +63,7 @@ async def account(database: Database, user: int) -> dict[str, Any] | None:
 
 async def everything(database: Database) -> list[Any]:
     """All that is stored."""
-    return [await database[one.name].find().sort("_id").to_list() for one in COLLECTIONS]
+    return [await database[one.name].find().sort("_id").to_list() for one in SERVICE.all_collections]
 
 
 def lines(*people: Mapping[str, Any]) -> list[PersonChange]:

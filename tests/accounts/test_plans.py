@@ -2,9 +2,10 @@
 
 import pytest
 
-from accounts.main import create
+from accounts.main import SERVICE
 from accounts.models import LocalPerson
 from accounts.people import import_people
+from common.app import create_app
 from common.group import load_group
 from common.mongo import connect
 from common.settings import Settings
@@ -18,7 +19,7 @@ async def test_every_query_of_accounts_uses_an_index(
 ) -> None:
     sent = listen(monkeypatch)
     own = settings(Settings, servers)
-    app = create(own)
+    app = create_app(SERVICE, own)
     client, database = connect(own, "accounts")
     async with running(app, own) as http, client:
         sent.commands.clear()  # the start may read everybody

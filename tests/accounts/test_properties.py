@@ -13,8 +13,9 @@ import pytest
 from hypothesis import settings, strategies
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from accounts.main import HANDLERS, create
+from accounts.main import SERVICE
 from accounts.service import AccountsService
+from common.app import create_app
 from common.errors import Locked
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.messaging.handling import Handled
@@ -43,7 +44,7 @@ class Replicas:
 async def replicas(servers: Servers) -> AsyncIterator[Replicas]:
     """The service, without a person that it knows."""
     own = settings_of(Settings, servers)
-    first, second = create(own), create(own)
+    first, second = create_app(SERVICE, own), create_app(SERVICE, own)
     client, database = connect(own, "accounts")
     async with running(first, own), running(second, own), client:
         yield Replicas((first.state.service, second.state.service), database)
@@ -80,7 +81,7 @@ class Events(RuleBasedStateMachine):
     @rule(first=happened, more=batch, replica=replica)
     def some_come(self, first: Fact, more: Sequence[Fact], replica: int) -> None:
         """In any order, once or more often, for the first time or again."""
-        for fact in HANDLERS:
+        for fact in SERVICE.handles:
             events = [event for event in (first, *more) if isinstance(event, fact)]
             expected = sum(not self._is_news(event) for event in events)
             assert self._run(self._deliver(fact, events, replica)) in (expected, None)
@@ -103,7 +104,7 @@ class Events(RuleBasedStateMachine):
         for events in ([event for event in self._all if event.id not in self._came], self._all[::-1]):
             for event in events:
                 self._is_news(event)
-            for fact in HANDLERS:
+            for fact in SERVICE.handles:
                 self._run(self._deliver(fact, [event for event in events if isinstance(event, fact)], 0))
             self._run(self._check())
 
@@ -136,7 +137,7 @@ class Events(RuleBasedStateMachine):
             *(
                 self._deliver(fact, [event for event in events if isinstance(event, fact)], replica)
                 for events, replica in zip((one, other), replicas, strict=True)
-                for fact in HANDLERS
+                for fact in SERVICE.handles
             )
         )
 
@@ -145,7 +146,7 @@ class Events(RuleBasedStateMachine):
         is_told = True
         while events:
             try:
-                outcomes = await HANDLERS[fact](self._replicas.services[replica], events)
+                outcomes = await SERVICE.handles[fact](self._replicas.services[replica], events)
             except Exception as error:
                 if not is_outage(error) and not isinstance(error, Locked):
                     raise

@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from accounts.models import Sync
 from accounts.repository import Syncs
-from common.app import background
+from common.background import background
 from common.mongo import Database
 from tests.accounts.builders import (
     CAST,

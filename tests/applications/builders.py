@@ -12,11 +12,12 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from applications.main import create
+from applications.main import SERVICE
 from applications.models import ApproveQuery, Record
 from applications.repository import Repository
 from applications.settings import ApplicationsSettings
 from common.actors import Actor
+from common.app import create_app
 from common.errors import ServiceError, UserNotFound
 from common.idempotency import Attempt, read_attempt
 from common.mongo import Database, Document, connect, transaction
@@ -150,7 +151,9 @@ async def park(
 
         patch.setattr(Repository, "abandoned", abandoned)
         async with (
-            running(create(own, {"accounts": accounts.app} if in_one_process else None), own) as client,
+            running(
+                create_app(SERVICE, own, {"accounts": accounts.app} if in_one_process else None), own
+            ) as client,
             database(servers) as applications,
         ):
             async with asyncio.timeout(30):

@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from applications.plugins import Published, pastebin
+from applications.main import SERVICE
+from applications.plugins import DOCUMENTS, Published, pastebin
 from applications.plugins.pastebin import Pastebin
-from applications.repository import COLLECTIONS, Repository
+from applications.repository import Repository
 from common.errors import ConfigurationError
 from common.events import ApplicationSubmitted, parse_event
 from common.group import load_group
@@ -62,7 +63,7 @@ async def opened(
         applications = group.applications.model_copy(update={"keep_days": keep_days})
         plugins = group.plugins.model_copy(update={"options": {"pastebin": {"url": f"{standin.url}/"}}})
         group = group.model_copy(update={"applications": applications, "plugins": plugins})
-        async with load("callboard.documents", "pastebin", group, own) as plugin:
+        async with load(DOCUMENTS, "pastebin", group, own) as plugin:
             yield Kept(plugin, standin, own)
 
 
@@ -70,7 +71,7 @@ async def opened(
 async def own(servers: Servers) -> AsyncIterator[Database]:
     """The database of applications."""
     async with database(servers) as found:
-        await migrate(found, COLLECTIONS)
+        await migrate(found, SERVICE.all_collections)
         yield found
 
 
@@ -352,4 +353,4 @@ async def test_the_doctor_hears_whether_the_key_is_known_and_nothing_is_pasted(
 async def test_without_a_key_the_start_is_stopped(own: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CALLBOARD_PASTEBIN_KEY", raising=False)
     with pytest.raises(ConfigurationError, match="CALLBOARD_PASTEBIN_KEY"):
-        load("callboard.documents", "pastebin", load_group(ROOT / "callboard.toml"), own)
+        load(DOCUMENTS, "pastebin", load_group(ROOT / "callboard.toml"), own)

@@ -4,8 +4,11 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+from callboard.services import SERVICES
+
+__all__ = ["ROOT", "SERVICES", "module", "source"]
+
 ROOT = Path(__file__).parents[2]
-SERVICES = ("accounts", "certifications", "applications", "shifts", "notifications")
 
 
 def source(service: str) -> Path:

@@ -13,14 +13,15 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import gateway.settings
+from callboard.plugins import plugin_points
 from common.events import EVENTS, Event
 from common.group import Group, load_group
 from common.limits import Limits
-from common.plugins import PLUGIN_POINTS
 from common.settings import ProcessSettings, Settings
 from tests.architecture.repository import ROOT, SERVICES, module
 
 PACKAGES = (*SERVICES, "gateway")
+POINTS = [point.entries for point in plugin_points()]
 
 
 def page(name: str) -> str:
@@ -128,7 +129,7 @@ def test_the_shipped_configuration_is_valid_and_explains_every_table() -> None:
             assert any(near.startswith("#") for near in around), f"callboard.toml:{number + 1}: {line}"
 
 
-@pytest.mark.parametrize("point", PLUGIN_POINTS)
+@pytest.mark.parametrize("point", POINTS)
 def test_every_plugin_point_and_built_in_plugin_is_documented(point: str) -> None:
     text = page("plugins.md")
     assert f"## `{point}`" in text
@@ -141,10 +142,10 @@ def test_every_plugin_point_and_built_in_plugin_is_documented(point: str) -> Non
 
 def test_every_installed_plugin_point_is_one_that_callboard_loads() -> None:
     installed = {group for group in entry_points().groups if group.startswith("callboard.")}
-    assert installed == set(PLUGIN_POINTS)
+    assert installed == {*POINTS, "callboard.services"}
 
 
-@pytest.mark.parametrize("point", PLUGIN_POINTS)
+@pytest.mark.parametrize("point", POINTS)
 def test_every_built_in_plugin_can_be_imported(point: str) -> None:
     for entry in entry_points(group=point):
         assert callable(entry.load()), f"{point}: {entry.name}"

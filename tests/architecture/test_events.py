@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from callboard.services import declared
 from common import events
 from common.events import EVENTS, Event
-from tests.architecture.repository import SERVICES, module
+from tests.architecture.repository import SERVICES
 
 PINNED: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("events.json").read_text("utf-8"))
 
@@ -85,6 +86,9 @@ def test_an_event_cannot_be_changed_and_lets_later_fields_pass(event: type[Event
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_handles_only_events_that_exist(service: str) -> None:
-    main = module(service, "main")
-    assert main
-    assert set(getattr(main, "HANDLERS", ())) <= set(EVENTS)
+    assert set(declared(service).handles) <= set(EVENTS)
+
+
+def test_every_event_is_published_by_one_service() -> None:
+    published = [event for service in SERVICES for event in declared(service).publishes]
+    assert sorted(published, key=str) == sorted(EVENTS, key=str)

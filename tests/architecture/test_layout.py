@@ -1,13 +1,13 @@
 """Every service has the same few files, and imports run one way."""
 
 import ast
-import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from callboard.services import declared
 from gateway.routes import load_routes
 from tests.architecture.repository import ROOT, SERVICES, module, source
 
@@ -63,12 +63,11 @@ def test_a_service_has_the_same_few_files_as_the_others(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_offers_what_the_rest_builds_on(service: str) -> None:
-    main = importlib.import_module(f"{service}.main")
-    repository = importlib.import_module(f"{service}.repository")
-    assert service == main.NAME
-    assert callable(main.create)
-    assert repository.COLLECTIONS
+def test_a_service_declares_itself(service: str) -> None:
+    found = declared(service)
+    assert found.name == service
+    assert found.collections
+    assert all(event.SUBJECT.split(".")[1] == service for event in found.publishes)
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -9,8 +9,9 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from certifications.main import create
+from certifications.main import SERVICE
 from certifications.settings import CertificationsSettings
+from common.app import create_app
 from common.errors import Unavailable, UserNotFound
 from common.mongo import Database, Document, connect
 from tests.support import Servers, running, settings, unique_id
@@ -133,7 +134,7 @@ async def park(servers: Servers, accounts_url: str | None = None) -> AsyncIterat
     own = settings(CertificationsSettings, servers, **{"accounts_url": accounts_url} if accounts_url else {})
     client, database = connect(own, "certifications")
     async with (
-        running(create(own, None if accounts_url else {"accounts": accounts.app}), own) as http,
+        running(create_app(SERVICE, own, None if accounts_url else {"accounts": accounts.app}), own) as http,
         client,
     ):
         yield Park(http, database, accounts)

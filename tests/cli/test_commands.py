@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from callboard.access import find_settings, open_database
-from callboard.databases import DATABASES, collections_of
+from callboard.databases import collections_of
 from callboard.dead_letters import drop
 from callboard.errors import CommandError
 from callboard.servers import free_port
+from callboard.services import DATABASES
 from callboard.verify import verify
 from common.events import ShiftLogged
 from common.mongo import Document, check_migrated

@@ -12,7 +12,7 @@ from nats.js.api import StreamConfig
 from callboard.consumers import examine_consumers, handled_subjects, set_filters
 from callboard.doctor import verdict
 from callboard.servers import free_port
-from callboard.system import SERVICES
+from callboard.services import SERVICES
 from common.messaging.watch import consumer_config
 from common.settings import Settings
 from common.stream import STREAM, SUBJECTS

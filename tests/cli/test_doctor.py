@@ -14,10 +14,10 @@ from starlette.routing import Route
 
 from callboard import doctor
 from callboard.access import open_database
-from callboard.databases import DATABASES, collections_of, migrate_all, migrate_database
-from callboard.doctor import SERVICE_OF_POINT, examine, verdict
+from callboard.databases import collections_of, migrate_all, migrate_database
+from callboard.doctor import examine, verdict
 from callboard.status import status
-from common.plugins import PLUGIN_POINTS, Finding
+from common.plugins import Finding
 from common.settings import Settings
 from tests.cli.machine import CALLBOARD, run
 from tests.gateway.builders import changed_config, served
@@ -287,11 +287,6 @@ async def test_a_url_that_roblox_cannot_use_is_a_warning(
 
 
 # ------------------------------------------------------------------------------------------- plugins
-
-
-def test_every_plugin_point_has_a_database() -> None:
-    assert set(SERVICE_OF_POINT) == set(PLUGIN_POINTS)
-    assert set(SERVICE_OF_POINT.values()) <= set(DATABASES)
 
 
 def install(folder: Path) -> None:

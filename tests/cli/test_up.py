@@ -252,7 +252,7 @@ async def test_a_taken_port_is_told_in_one_sentence_before_anything_is_started(h
         (("--tls-cert", "README.md"), "--tls-cert and --tls-key need each other."),
         (("--tls-key", "README.md"), "--tls-cert and --tls-key need each other."),
         (("--replicas", "shifts=2"), "--replicas needs --processes"),
-        (("--replicas", "gateway=2"), "services: accounts, certifications,"),
+        (("--replicas", "gateway=2"), "services: accounts, applications,"),
     ],
 )
 async def test_a_wrong_option_is_told_before_anything_is_started(

@@ -13,7 +13,7 @@ from accounts.repository import Accounts
 from callboard import books, credit
 from callboard.access import open_database, open_databases
 from callboard.books import TotalsOfLedger
-from callboard.databases import DATABASES
+from callboard.services import DATABASES
 from callboard.verify import Report, verify
 from common.dead_letters import DEAD_LETTERS
 from common.events import ShiftLogged, new_id

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from common.app import background
+from common.background import background
 
 
 async def test_work_that_fails_starts_again() -> None:

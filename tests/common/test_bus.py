@@ -16,7 +16,7 @@ from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 from prometheus_client import REGISTRY
 
-from common.app import background
+from common.background import background
 from common.bus import Bus
 from common.errors import Unavailable
 from common.events import Event, RankChanged, new_id

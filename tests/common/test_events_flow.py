@@ -19,7 +19,7 @@ from nats.js.errors import NotFoundError
 from prometheus_client import REGISTRY
 from pymongo.errors import ConnectionFailure
 
-from common.app import Chassis, create_app
+from common.app import create_app
 from common.consumer import _left_to_others_seconds
 from common.dead_letters import DEAD_LETTERS
 from common.errors import Unavailable
@@ -28,6 +28,7 @@ from common.messaging.handling import Handled, Handler, Outcome
 from common.messaging.limits import ConsumerLimits
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.outbox import OUTBOX, Outbox
+from common.service import Chassis, Service
 from common.settings import Settings
 from common.stream import STREAM
 from tests.common.test_bus import PATIENT, connected
@@ -119,16 +120,11 @@ async def listening(
         await migrate(database, (OUTBOX, DEAD_LETTERS))
 
     @asynccontextmanager
-    async def open_service(chassis: Chassis) -> AsyncIterator[Listener]:
+    async def open_service(chassis: Chassis[Settings]) -> AsyncIterator[Listener]:
         yield Listener(chassis.outbox, chassis.database, is_held=is_held)
 
     app: FastAPI = create_app(
-        name,
-        own,
-        routers=[],
-        open_service=open_service,
-        collections=(OUTBOX, DEAD_LETTERS),
-        handlers=handlers,
+        Service(name, Settings, open_service, publishes=[RankChanged], handles=handlers), own
     )
     async with app.router.lifespan_context(app):
         yield app.state.service
@@ -264,7 +260,7 @@ async def test_a_stop_finishes_what_was_begun_and_leaves_the_rest_to_the_next_at
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The machine may pause for longer than a stop may take.
-    monkeypatch.setattr("common.app._SECONDS_BETWEEN_CANCELLATIONS", 30.0)
+    monkeypatch.setattr("common.background._SECONDS_BETWEEN_CANCELLATIONS", 30.0)
     start = partial(listening, servers, finish_seconds=30.0, ack_wait_seconds=300.0)
     name, events = next(NAMES), [changed(unique_id()) for _ in range(400)]
     async with start(name) as listener:

@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from common.app import Chassis, create_app
+from common.app import create_app
 from common.errors import ConfigurationError
 from common.mongo import connect, migrate
 from common.outbox import OUTBOX
 from common.plugins import load
+from common.service import Chassis, Service
 from common.settings import Settings
+from shifts.plugins import POINTS
 from tests.support import Servers, settings, unique_id
 
 
@@ -25,9 +27,9 @@ async def test_a_start_that_fails_leaves_no_connection_to_nats_behind(servers: S
         is_left.set()
 
     @asynccontextmanager
-    async def open_service(chassis: Chassis) -> AsyncIterator[None]:
+    async def open_service(chassis: Chassis[Settings]) -> AsyncIterator[None]:
         await is_called.wait()
-        load("callboard.points", "no-such-plugin", chassis.group, chassis.database)
+        load(POINTS, "no-such-plugin", chassis.group, chassis.database)
         yield
 
     nats = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
@@ -37,7 +39,7 @@ async def test_a_start_that_fails_leaves_no_connection_to_nats_behind(servers: S
     client, database = connect(own, name)
     async with asyncio.timeout(60), client, nats:
         await migrate(database, (OUTBOX,))
-        app = create_app(name, own, routers=[], open_service=open_service, collections=(OUTBOX,))
+        app = create_app(Service(name, Settings, open_service, collections=(OUTBOX,)), own)
         with pytest.raises(ConfigurationError):
             async with app.router.lifespan_context(app):
                 pass

@@ -9,7 +9,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import StorageType, StreamConfig
 
-from common.app import background
+from common.background import background
 from common.logs import LogThrottle
 from common.messaging.watch import Watch
 from common.mongo import connect, migrate

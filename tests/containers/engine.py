@@ -15,9 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
-from callboard.databases import DATABASES
 from callboard.servers import free_port
-from callboard.system import SERVICES
+from callboard.services import DATABASES, SERVICES
 from tests.support import ROOT, unique_id, wait_until
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"

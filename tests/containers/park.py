@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from callboard.system import SERVICES
+from callboard.services import SERVICES
 from tests.containers.engine import Project, inspect, logs, project, run
 from tests.contracts.park import MANY_WRONG_KEYS, Park, changed_config
 from tests.support import wait_until

@@ -7,8 +7,7 @@ import yaml
 
 import gateway.settings
 from applications.settings import ApplicationsSettings
-from callboard.databases import DATABASES
-from callboard.system import SERVICES
+from callboard.services import DATABASES, SERVICES
 from tests.containers.engine import COMPOSE_FILE
 from tests.support import ROOT
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from callboard.databases import DATABASES
+from callboard.services import DATABASES
 from tests.containers.engine import Project, inspect, run
 from tests.support import wait_until
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from callboard.system import SERVICES
+from callboard.services import SERVICES
 from tests.containers.engine import Project, run
 from tests.containers.park import ContainerPark
 from tests.contracts.people import CAST

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from callboard.databases import DATABASES
-from callboard.system import SERVICES
+from callboard.services import DATABASES, SERVICES
 from tests.containers.engine import Project, logs, run
 from tests.containers.park import ContainerPark
 from tests.contracts.people import CAST

@@ -13,20 +13,21 @@ import httpx
 import pytest
 from pymongo.monitoring import CommandStartedEvent
 
-from accounts.main import create as create_accounts
+from accounts.main import SERVICE as ACCOUNTS
 from accounts.models import LocalPerson
 from accounts.people import import_people
-from applications.main import create as create_applications
+from applications.main import SERVICE as APPLICATIONS
 from applications.settings import ApplicationsSettings
-from certifications.main import create as create_certifications
+from certifications.main import SERVICE as CERTIFICATIONS
 from certifications.settings import CertificationsSettings
 from common import mongo
+from common.app import create_app
 from common.group import load_group
 from common.outgoing.local import Apps
 from common.settings import Settings
 from gateway.main import create as create_gateway
 from gateway.settings import GatewaySettings
-from shifts.main import create as create_shifts
+from shifts.main import SERVICE as SHIFTS
 from shifts.settings import ShiftsSettings
 from tests.gateway.builders import changed_config, make_key
 from tests.support import Servers, running, settings, unique_id
@@ -85,10 +86,10 @@ async def client(
             patch.setattr(limit, 9.0)  # on a busy machine, too, the answer is not 503
         async with AsyncExitStack() as stack:
             for app, own in (
-                (create_accounts(accounts, apps), accounts),
-                (create_certifications(certifications, apps), certifications),
-                (create_applications(applications, apps), applications),
-                (create_shifts(shifts, apps), shifts),
+                (create_app(ACCOUNTS, accounts, apps), accounts),
+                (create_app(CERTIFICATIONS, certifications, apps), certifications),
+                (create_app(APPLICATIONS, applications, apps), applications),
+                (create_app(SHIFTS, shifts, apps), shifts),
             ):
                 apps[app.title] = app
                 await stack.enter_async_context(running(app, own))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from callboard.access import open_database
-from shifts.main import create
+from common.app import create_app
+from shifts.main import SERVICE
 from shifts.settings import ShiftsSettings
 from tests.cli.machine import CALLBOARD, run
 from tests.gateway.builders import changed_config
@@ -49,7 +50,7 @@ async def test_the_policy_of_the_page_is_installed_listed_and_pays(
     monkeypatch.syspath_prepend(installed)
     own = settings(ShiftsSettings, servers, config=config)
     worked = shift(duration=30 * 60 + 14 * 60)
-    async with running(create(own), own) as client:
+    async with running(create_app(SERVICE, own), own) as client:
         assert (await log(client, worked)).status_code == 200
     sys.modules.pop("park_points")
     async with open_database(own, "shifts") as database:

@@ -10,8 +10,9 @@ import httpx
 import pytest
 from fastapi.openapi.models import OpenAPI
 
-from certifications.main import create as create_certifications
+from certifications.main import SERVICE as CERTIFICATIONS
 from certifications.settings import CertificationsSettings
+from common.app import create_app
 from common.outgoing.local import Apps
 from gateway.routes import load_routes
 from tests.gateway.builders import Echo, echoes, open_gateway
@@ -60,7 +61,7 @@ ACCOUNTS = {
 @pytest.fixture(scope="module")
 async def client(servers: Servers) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway in front of a service that is there, one that only echoes, and two that are away."""
-    certifications = create_certifications(settings(CertificationsSettings, servers))
+    certifications = create_app(CERTIFICATIONS, settings(CertificationsSettings, servers))
     apps: Apps = {
         "accounts": Echo("accounts", ACCOUNTS),
         "certifications": certifications,

@@ -18,7 +18,7 @@ import pymongo
 import pytest
 from pydantic import SecretStr
 
-from common.app import background
+from common.background import background
 from common.errors import Unavailable
 from common.mongo import Database, connect, migrate
 from gateway.errors import WrongKey

@@ -20,6 +20,7 @@ from common.app import create_app
 from common.errors import Unavailable
 from common.outgoing.headers import TOKEN_HEADER
 from common.outgoing.peer import Peer
+from common.service import Service
 from common.settings import Settings, read_settings
 from gateway.main import create
 from gateway.proxy import Proxy
@@ -80,7 +81,7 @@ def odd_service() -> tuple[str, FastAPI]:
     async def nothing(_: Any) -> AsyncIterator[None]:
         yield
 
-    return name, create_app(name, own, routers=[router], open_service=nothing, collections=())
+    return name, create_app(Service(name, Settings, nothing, routers=[router]), own)
 
 
 Lines = Callable[[], list[dict[str, Any]]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.app import background
+from common.background import background
 from gateway.keys import KeyTable
 from tests.gateway.builders import make_key, open_database, unique_name
 from tests.support import Servers, wait_until

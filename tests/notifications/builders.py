@@ -26,9 +26,9 @@ from common.outgoing.local import Apps
 from common.outgoing.peer import Peer
 from common.plugins import PluginContext
 from common.settings import Settings
+from notifications.main import SERVICE
 from notifications.plugins import Notifier
 from notifications.plugins.discord import Discord
-from notifications.repository import COLLECTIONS
 from notifications.service import Notifications
 from tests.standins.discord import Discord as Standin
 from tests.standins.discord import Webhook
@@ -102,7 +102,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
     """An empty database, migrated."""
     client, one = connect(settings(Settings, servers), f"notifications_{unique_id()}")
     async with client:
-        await migrate(one, COLLECTIONS)
+        await migrate(one, SERVICE.all_collections)
         yield one
 
 

@@ -10,8 +10,9 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from common.app import create_app
 from common.stream import STREAM
-from notifications.main import create
+from notifications.main import SERVICE
 from notifications.settings import NotificationsSettings
 from tests.gateway.builders import changed_config
 from tests.support import Servers, running, settings, wait_until
@@ -47,7 +48,7 @@ async def test_with_nobody_to_tell_there_is_no_consumer_and_nothing_to_configure
 ) -> None:
     monkeypatch.delenv("CALLBOARD_DISCORD_WEBHOOK", raising=False)
     own = settings(NotificationsSettings, servers)
-    async with running(create(own), own) as client:
+    async with running(create_app(SERVICE, own), own) as client:
         await wait_until(lambda: is_up(client))
     assert not await is_consuming(servers)
 
@@ -58,7 +59,7 @@ async def test_with_somebody_to_tell_there_is_a_consumer(
     config = changed_config(tmp_path, {"notify = []": 'notify = ["discord"]'})
     own = settings(NotificationsSettings, servers, config=config)
     monkeypatch.setenv("CALLBOARD_DISCORD_WEBHOOK", "http://127.0.0.1:9/api/webhooks/1/x")
-    async with running(create(own), own):
+    async with running(create_app(SERVICE, own), own):
         await wait_until(lambda: is_consuming(servers))
     async with jetstream(servers) as stream:
         await stream.delete_consumer(STREAM, "notifications")

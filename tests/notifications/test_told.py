@@ -14,7 +14,7 @@ from common.actors import Actor
 from common.errors import InvalidEvent, Unavailable
 from common.events import Event
 from common.messaging.handling import Handled, Outcome
-from notifications.main import HANDLERS
+from notifications.main import SERVICE
 from notifications.models import News
 from notifications.repository import LEASE, Repository
 from notifications.service import Notifications
@@ -113,7 +113,7 @@ async def twice(park: Park, events: Sequence[Event]) -> None:
 async def test_what_happens_is_told_once_though_it_arrives_twice(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, event: Event, line: str
 ) -> None:
-    assert type(event) in HANDLERS
+    assert type(event) in SERVICE.handles
     event = event.model_copy(update={"occurred_at": datetime.now(UTC)})
     async with notifying(servers, monkeypatch) as park:
         await twice(park, [event])

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from common.app import background
+from common.background import background
 from common.consumer import Consumer
 from common.errors import Unavailable
 from common.events import CertificationGranted, Event, ShiftLogged
 from common.messaging.handling import Outcome
 from common.messaging.limits import ConsumerLimits
-from notifications.main import HANDLERS
+from notifications.main import SERVICE
 from notifications.service import Notifications
 from tests.common.test_bus import connected
 from tests.notifications.builders import GROUP, granted, notifying, shift
@@ -49,7 +49,7 @@ async def test_one_that_is_refused_for_good_holds_up_nothing_that_the_other_is_t
 
         use_cases = Watched(GROUP, park.database, park.service._accounts, notifiers)
         soon = ConsumerLimits(longest_put_off_seconds=0.1)
-        handlers = dict.fromkeys(HANDLERS, Watched.tell)
+        handlers = dict.fromkeys(SERVICE.handles, Watched.tell)
         consumer = Consumer(bus, f"told_{unique_id()}", park.database, handlers, use_cases, soon)
 
         async def publish(events: Iterable[Event]) -> None:

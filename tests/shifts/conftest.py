@@ -8,6 +8,7 @@ import pytest
 
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
+from common.app import create_app
 from common.mongo import Database, connect
 from common.outgoing.local import Apps
 from shifts import main as shifts
@@ -42,14 +43,14 @@ async def park(servers: Servers) -> AsyncIterator[Park]:
     """The service, for a whole file of tests."""
     own = settings(ShiftsSettings, servers)
     neighbour = settings(CertificationsSettings, servers)
-    certifications_app = certifications.create(neighbour)
+    certifications_app = create_app(certifications.SERVICE, neighbour)
     apps: Apps = {"certifications": certifications_app}
-    app = shifts.create(own, apps)
+    app = create_app(shifts.SERVICE, own, apps)
     client, database = connect(own, "shifts")
     async with (
         running(certifications_app, neighbour),
         running(app, own) as http,
-        running(shifts.create(own, apps), own) as replica,
+        running(create_app(shifts.SERVICE, own, apps), own) as replica,
         client,
     ):
         yield Park(http, replica, app.state.service, database, client["certifications"])

@@ -6,9 +6,10 @@ import pytest
 
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
+from common.app import create_app
 from common.events import CertificationGranted
 from common.mongo import Database, connect
-from shifts.main import create
+from shifts.main import SERVICE
 from shifts.settings import ShiftsSettings
 from tests.shifts.builders import bare, log, shift
 from tests.support import Servers, running, settings, unique_id, wait_until
@@ -18,11 +19,11 @@ from tests.support.plans import Sent, listen, slow_plans
 @pytest.mark.usefixtures("patient")
 async def test_every_query_of_shifts_uses_an_index(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     neighbour = settings(CertificationsSettings, servers)
-    owner = certifications.create(neighbour)
+    owner = create_app(certifications.SERVICE, neighbour)
     own = settings(ShiftsSettings, servers)
     async with running(owner, neighbour):
         sent = listen(monkeypatch)
-        app = create(own, {"certifications": owner})
+        app = create_app(SERVICE, own, {"certifications": owner})
         client, database = connect(own, "shifts")
         async with running(app, own) as http, client:
             worker = unique_id()

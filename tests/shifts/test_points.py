@@ -11,7 +11,7 @@ from common.errors import ConfigurationError
 from common.group import Group, load_group
 from common.mongo import connect
 from common.plugins import load
-from shifts.plugins import PointsPolicy
+from shifts.plugins import POINTS, PointsPolicy
 from shifts.settings import ShiftsSettings
 from tests.shifts.builders import log, shift
 from tests.shifts.conftest import Park
@@ -25,7 +25,7 @@ async def policy(servers: Servers, name: str, options: dict[str, Any]) -> Points
     group: Group = shipped.model_copy(update={"plugins": plugins})
     client, database = connect(settings(ShiftsSettings, servers), "shifts")
     async with client:
-        loaded: PointsPolicy = load("callboard.points", name, group, database)
+        loaded: PointsPolicy = load(POINTS, name, group, database)
         return loaded
 
 

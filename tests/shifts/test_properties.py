@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from certifications import main as certifications
 from certifications.settings import CertificationsSettings
+from common.app import create_app
 from common.errors import InvalidQuery, KeyReused, Unavailable
 from common.events import CertificationGranted, CertificationRevoked
 from common.messaging.handling import Handled
@@ -72,9 +73,9 @@ async def replicas(
     config = changed_config(tmp_path_factory.mktemp("config"), points)
     own = settings_of(ShiftsSettings, servers, config=config)
     neighbour = settings_of(CertificationsSettings, servers)
-    certifications_app = certifications.create(neighbour)
+    certifications_app = create_app(certifications.SERVICE, neighbour)
     apps: Apps = {"certifications": certifications_app}
-    first, second = shifts.create(own, apps), shifts.create(own, apps)
+    first, second = create_app(shifts.SERVICE, own, apps), create_app(shifts.SERVICE, own, apps)
     client, database = connect(own, "shifts")
     async with running(certifications_app, neighbour), running(first, own), running(second, own), client:
         yield Replicas((first.state.service, second.state.service), database)

@@ -1,7 +1,7 @@
 """The gateway: `python -m gateway.main`."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from fastapi import FastAPI
 from prometheus_client import start_http_server
@@ -11,12 +11,13 @@ from common.group import load_group
 from common.logs import configure_logging
 from common.mongo import connect, wait_until_migrated
 from common.outgoing.local import Apps
-from common.plugins import load
+from common.plugins import enter
 from common.server import run
 from common.settings import read_settings
 from common.tracing import make_tracer
 from gateway.connections import ClientConnection, allow_open_files
 from gateway.docs import Docs, add_docs_routes
+from gateway.policies import POLICIES
 from gateway.proxy import Door, Proxy
 from gateway.repository import COLLECTIONS
 from gateway.routes import load_routes
@@ -39,10 +40,7 @@ def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
             client, database = connect(settings, NAME)
             stack.push_async_callback(client.close)
             await wait_until_migrated(database, COLLECTIONS)
-            policies = [load("callboard.policies", name, group, database) for name in group.plugins.policies]
-            for policy in policies:
-                if isinstance(policy, AbstractAsyncContextManager):
-                    await stack.enter_async_context(policy)
+            policies = list((await enter(stack, POLICIES, group, database)).values())
             upstreams = await stack.enter_async_context(Upstreams(settings, apps or {}))
             stack.enter_context(_metrics_page(settings))
             app.state.proxy = Proxy(routes, policies, upstreams, settings.trusted_proxies, tracer)

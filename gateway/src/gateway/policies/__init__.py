@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from common.errors import ServiceError
+from common.plugins import PluginPoint
 from gateway.models import Key
 from gateway.routes import Route
 
@@ -42,6 +43,9 @@ class Policy(Protocol):
 
     async def check(self, call: Call) -> None:
         """Return to let the request pass; raise the ServiceError that answers it otherwise."""
+
+
+POLICIES = PluginPoint("policies", "may this request pass", Policy)
 
 
 @runtime_checkable

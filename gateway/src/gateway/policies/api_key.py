@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 
-from common.app import background
+from common.background import background
 from common.plugins import PluginContext
 from gateway.errors import AccessDenied, MissingKey, WrongKey
 from gateway.keys import KeyTable

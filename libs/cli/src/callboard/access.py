@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from callboard.databases import DATABASES
 from callboard.errors import CommandError
+from callboard.services import DATABASES
 from callboard.system import SECRETS
 from common.mongo import Database, connect, shared_client
 from common.settings import Settings, read_settings

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from callboard.files import private_dir, write_private
 from callboard.servers import free_port, mongod, nats_server
+from callboard.services import SERVICES
 from callboard.supervisor import Component
-from callboard.system import SECRETS, SERVICES
+from callboard.system import SECRETS
 
 _SERVERS, _SERVICES, _GATEWAY = range(3)  # ranks: those of a higher one are stopped first
 

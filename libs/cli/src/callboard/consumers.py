@@ -1,14 +1,13 @@
 """What the consumers in NATS ask for."""
 
 from collections.abc import AsyncIterator, Iterable
-from importlib import import_module
 
 import nats
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from callboard.system import SERVICES
+from callboard.services import SERVICES, declared
 from common.messaging.watch import consumer_config, filter_of, paused, unhandled
 from common.plugins import Finding
 from common.settings import Settings
@@ -20,8 +19,7 @@ _ANSWER_SECONDS = 5
 
 def handled_subjects(service: str) -> set[str]:
     """The subjects that this version of the service handles."""
-    handlers = getattr(import_module(f"{service}.main"), "HANDLERS", {})
-    return {model.SUBJECT for model in handlers}
+    return {event.SUBJECT for event in declared(service).handles}
 
 
 async def examine_consumers(jetstream: JetStreamContext) -> AsyncIterator[Finding]:
@@ -87,7 +85,7 @@ async def set_filters(settings: Settings) -> str | None:
 
 
 async def _set_filter(jetstream: JetStreamContext, service: str, settings: Settings) -> None:
-    if not (subjects := handled_subjects(service)):
+    if not (subjects := {event.SUBJECT for event in declared(service).handles}):
         return
     try:
         if filter_of(await jetstream.consumer_info(STREAM, service)) != subjects:

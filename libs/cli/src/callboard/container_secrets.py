@@ -12,9 +12,9 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from callboard.databases import DATABASES
 from callboard.rights import OPS, nats_subjects, nats_users
 from callboard.servers import REPLICA_SET
+from callboard.services import DATABASES
 
 ADMIN = "admin"
 """Who makes the other users of MongoDB, and the folder with all of their passwords."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from pymongo import AsyncMongoClient
 
 from callboard.container_secrets import ADMIN, MONGO, read_passwords
-from callboard.databases import DATABASES
 from callboard.replica_set import prepare_mongod
 from callboard.rights import OPS, mongodb_ops_roles, mongodb_privileges
+from callboard.services import DATABASES
 from callboard.stopping import end_when_told, run
 from common.logs import configure_logging
 from common.mongo import Document

@@ -2,27 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
-from importlib import import_module
 
 import pymongo
 
-from callboard.system import SERVICES
+from callboard.services import DATABASES, SERVICES, declared
 from common.mongo import RESTORING, Collection, Database, connect, migrate
 from common.settings import ProcessSettings
+from gateway import repository as gateway
 
 _SECONDS = 3600.0
 """An index over many documents takes its time."""
 
 _AWAY_SECONDS = 10.0
 
-DATABASES = (*SERVICES, "gateway")
-
 
 def collections_of(name: str) -> Sequence[Collection]:
-    """What the database of this service must have."""
-    module = import_module(f"{name}.repository")
-    collections: Sequence[Collection] = module.COLLECTIONS
-    return collections
+    """What the database of this service, or of the gateway, must have."""
+    return declared(name).all_collections if name in SERVICES else gateway.COLLECTIONS
 
 
 async def migrate_database(settings: ProcessSettings, name: str) -> None:

@@ -7,10 +7,9 @@ from datetime import datetime
 
 from callboard.access import open_database, open_databases
 from callboard.acts import record
-from callboard.databases import DATABASES
 from callboard.errors import CommandError
 from callboard.jetstream import open_jetstream
-from callboard.system import SERVICES
+from callboard.services import DATABASES, SERVICES
 from common.dead_letters import DEAD_LETTERS
 from common.mongo import Session, transaction
 from common.settings import Settings

@@ -28,7 +28,7 @@ from callboard.access import data_dir_of, find_settings, open_databases
 from callboard.consumers import examine_consumers
 from callboard.databases import collections_of
 from callboard.errors import CommandError
-from callboard.plugins import Plugin, plugins
+from callboard.plugins import Plugin, plugin_points, plugins
 from common.errors import ConfigurationError, ServiceError
 from common.group import Group, load_group
 from common.mongo import Database, check_migrated
@@ -36,16 +36,6 @@ from common.outbox import OUTBOX
 from common.plugins import Examinable, Finding, load
 from common.settings import Settings, read_settings
 from common.stream import STREAM, differences, ensure_stream, wanted_stream, why_different, why_refused
-
-SERVICE_OF_POINT: Mapping[str, str] = {
-    "callboard.identity": "accounts",
-    "callboard.ranking": "accounts",
-    "callboard.documents": "applications",
-    "callboard.points": "shifts",
-    "callboard.notify": "notifications",
-    "callboard.policies": "gateway",
-}
-"""Whose database a plugin of this point gets."""
 
 SECONDS_FOR_A_PLUGIN = 15.0
 _SECONDS_FOR_THE_PUBLIC_URL = 10.0
@@ -149,9 +139,9 @@ def _load_plugins(group: Group, databases: Mapping[str, Database], tell: Tell) -
     for found in plugins(group):
         if not found.is_active:
             continue
-        label = f"{found.name} ({found.point.removeprefix('callboard.')})"
+        label = f"{found.name} ({found.point.name})"
         try:
-            plugin = load(found.point, found.name, group, databases[SERVICE_OF_POINT[found.point]])
+            plugin = load(found.point, found.name, group, databases[plugin_points()[found.point]])
         except ConfigurationError as error:
             tell(Finding(False, _sentence(error), _how_to_load(found, str(error))))
         else:

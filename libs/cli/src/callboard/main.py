@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from callboard.components import Options
 from callboard.errors import CommandError, of_mongodb
 from callboard.key_commands import keys_app
-from callboard.system import SERVICES
+from callboard.services import SERVICES
 from callboard.terminal import (
     AsJson,
     DataDir,
@@ -428,14 +428,15 @@ def plugins(
     ] = Path("callboard.toml"),
 ) -> None:
     """List the plugins that are installed, and which of them the configuration names."""
+    from callboard.plugins import plugin_points
     from callboard.plugins import plugins as find
     from common.group import load_group
-    from common.plugins import PLUGIN_POINTS
 
     last = None
     for plugin in find(load_group(config)):
         if plugin.point != last:
-            shown.print(f"{plugin.point}: {PLUGIN_POINTS[plugin.point]}", soft_wrap=True)
+            of = plugin_points()[plugin.point]
+            shown.print(f"{plugin.point.entries}: {plugin.point.decides} ({of})", soft_wrap=True)
         last = plugin.point
         use = "in use" if plugin.is_active else ""
         shown.print(f"  {plugin.name:<14}{use:<8}{plugin.package or 'not installed'}")

@@ -11,33 +11,22 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from accounts import main as accounts
-from applications import main as applications
-from applications.settings import ApplicationsSettings
 from callboard.prepare import prepare
-from certifications import main as certifications
-from certifications.settings import CertificationsSettings
+from callboard.services import SERVICES, declared
+from common.app import create_app
 from common.group import load_group
 from common.mongo import shared_client
 from common.outgoing.local import Apps
 from common.settings import Settings, read_settings
 from gateway import main as gateway
 from gateway.settings import GatewaySettings
-from notifications import main as notifications
-from notifications.settings import NotificationsSettings
-from shifts import main as shifts
-from shifts.settings import ShiftsSettings
 
 
 def create(settings: GatewaySettings, data_dir: Path) -> FastAPI:
     """The gateway's app, which prepares the databases and runs the services for as long as it runs itself."""
     apps: Apps = {}
     services = [
-        accounts.create(read_settings(Settings), apps),
-        certifications.create(read_settings(CertificationsSettings), apps),
-        applications.create(read_settings(ApplicationsSettings), apps),
-        shifts.create(read_settings(ShiftsSettings), apps),
-        notifications.create(read_settings(NotificationsSettings), apps),
+        create_app(service, read_settings(service.settings), apps) for service in map(declared, SERVICES)
     ]
     apps.update((service.title, service) for service in services)
     app = gateway.create(settings, apps)

@@ -19,13 +19,14 @@ from callboard.acts import operator, record
 from callboard.backup import Advance
 from callboard.backup_file import Reader, describe
 from callboard.components import Options, plan_servers
-from callboard.databases import DATABASES, migrate_all, present_collections
+from callboard.databases import migrate_all, present_collections
 from callboard.errors import CommandError, of_mongodb
 from callboard.files import private_dir
 from callboard.jetstream import open_jetstream
 from callboard.prepare import set_aside_other_keys
 from callboard.replica_set import prepare_mongod
 from callboard.servers import is_ours, listens
+from callboard.services import DATABASES
 from callboard.supervisor import Component, Supervisor
 from callboard.system import only_one, stop_leftovers
 from common.mongo import RESTORING, Database, Documents

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from callboard.consumers import handled_subjects
-from callboard.databases import DATABASES
-from callboard.system import SERVICES
+from callboard.services import DATABASES, SERVICES, declared
 from common.stream import STREAM, SUBJECTS
 
 OPS = "ops"
@@ -48,7 +46,7 @@ def nats_subjects(user: str) -> Sequence[str]:
         f"callboard.{user}.>",
         *(f"{_JETSTREAM}.STREAM.{what}.{STREAM}" for what in ("INFO", "CREATE", "UPDATE")),
     )
-    if not handled_subjects(user):
+    if not declared(user).handles:
         return produces
     return (
         *produces,

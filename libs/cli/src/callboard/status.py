@@ -11,8 +11,8 @@ import psutil
 from pymongo.errors import PyMongoError
 
 from callboard.access import open_database
-from callboard.databases import DATABASES
 from callboard.errors import of_mongodb
+from callboard.services import DATABASES
 from callboard.system import answers_ok, read_run_file
 from common.dead_letters import DEAD_LETTERS
 from common.outbox import OUTBOX

@@ -14,7 +14,6 @@ import psutil
 from callboard.errors import CommandError
 from callboard.files import write_private
 
-SERVICES = ("accounts", "certifications", "applications", "shifts", "notifications")
 SECRETS = ("mongo_url", "nats_url", "internal_token")
 SUPERVISOR = "supervisor"
 _CLOCK_TOLERANCE_SECONDS = 2.0

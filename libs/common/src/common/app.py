@@ -4,14 +4,14 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, cast
 
 import pymongo
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
@@ -21,28 +21,27 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
+from common.background import background
 from common.bus import Bus
 from common.consumer import Consumer
 from common.errors import BrokenOff, ServiceError, Unavailable
-from common.events import Event, new_id
-from common.group import Group, load_group
+from common.events import new_id
+from common.group import load_group
 from common.logs import key_name, request_id
-from common.messaging.handling import Handler
-from common.mongo import Collection, Database, connect, is_outage, wait_until_migrated
+from common.mongo import Database, connect, is_outage, wait_until_migrated
 from common.outbox import Outbox
 from common.outgoing.headers import KEY_NAME_HEADER, REQUEST_ID_HEADER, TOKEN_HEADER
 from common.outgoing.local import Apps
-from common.outgoing.peer import Peer
-from common.settings import Settings
+from common.server import run
+from common.service import Chassis, S, Service
+from common.settings import read_settings
 from common.tracing import TRACEPARENT_HEADER, Tracer, make_tracer
 
 logger = logging.getLogger(__name__)
 
-Work = Callable[[], Awaitable[None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _LONGEST_PING_SECONDS = 1.0
-_SECONDS_BETWEEN_CANCELLATIONS = 1.0
 
 _TOKEN = TOKEN_HEADER.encode()
 _KEY_NAME = KEY_NAME_HEADER.encode()
@@ -50,50 +49,14 @@ _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _TRACEPARENT = TRACEPARENT_HEADER.encode()
 
 
-@dataclass(frozen=True)
-class Chassis:
-    """What a service builds on; handed to its `open_service` when it starts."""
-
-    settings: Settings
-    group: Group
-    database: Database
-    outbox: Outbox
-    apps: Apps
-    stack: AsyncExitStack
-
-    def peer(self, name: str, urls: str) -> Peer:
-        """Another service; closed with this one."""
-        token = self.settings.internal_token.get_secret_value()
-        peer = Peer(name, urls, token, self.apps, self.settings.outgoing)
-        self.stack.push_async_callback(peer.close)
-        return peer
-
-    async def background(self, work: Work) -> None:
-        """Run `work` for as long as the service runs; it starts again should it fail."""
-        await self.stack.enter_async_context(background(work))
-
-
-OpenService = Callable[[Chassis], AbstractAsyncContextManager[Any]]
-
-
-def create_app(
-    name: str,
-    settings: Settings,
-    *,
-    routers: Sequence[APIRouter],
-    open_service: OpenService,
-    collections: Sequence[Collection],
-    handlers: Mapping[type[Event], Handler] | None = None,
-    apps: Apps | None = None,
-) -> FastAPI:
+def create_app(service: Service[S], settings: S, apps: Apps | None = None) -> FastAPI:
     """A service: its routes, its use cases and its event handlers on the chassis.
 
     A route function takes the Request and answers a Response; FastAPI documents it, and routes it only where
-    its path has parameters (see Boundary).
-    `open_service` is entered when the service starts; what it yields is `app.state.service` in routes, and
-    the first argument of each handler (see Handler). `collections` are checked at the start (see `migrate`). `apps` are
-    the other services of this process, if any.
+    its path has parameters (see Boundary). What the service opens is `app.state.service` in routes. `apps` are the
+    other services of this process, if any.
     """
+    name = service.name
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -101,18 +64,19 @@ def create_app(
         async with AsyncExitStack() as stack:
             client, database = connect(settings, name)
             stack.push_async_callback(client.close)
-            await wait_until_migrated(database, collections)
+            await wait_until_migrated(database, service.all_collections)
             bus = Bus(settings, name)
             outbox = Outbox(database)
             stack.push_async_callback(bus.close)
             await stack.enter_async_context(background(bus.run))
-            stack.push_async_callback(_flush, outbox, bus)
-            await stack.enter_async_context(background(partial(outbox.relay, bus)))
+            if service.publishes:
+                stack.push_async_callback(_flush, outbox, bus)
+                await stack.enter_async_context(background(partial(outbox.relay, bus)))
             chassis = Chassis(settings, group, database, outbox, apps or {}, stack)
-            app.state.service = await stack.enter_async_context(open_service(chassis))
-            if handlers:
+            app.state.service = await stack.enter_async_context(service.open(chassis))
+            if service.handles and service.hears(group):
                 consumer = Consumer(
-                    bus, name, database, handlers, app.state.service, settings.consumer, tracer
+                    bus, name, database, service.handles, app.state.service, settings.consumer, tracer
                 )
                 await stack.enter_async_context(background(consumer.run))
             app.state.health = Health(database, bus)
@@ -120,7 +84,7 @@ def create_app(
 
     endpoints = {
         (method, route.path): cast(Endpoint, route.endpoint)
-        for router in routers
+        for router in service.routers
         for route in router.routes
         if isinstance(route, APIRoute) and "{" not in route.path
         for method in route.methods or ()
@@ -129,11 +93,17 @@ def create_app(
     token = settings.internal_token.get_secret_value()
     door = partial(Boundary, name=name, token=token, endpoints=endpoints, tracer=tracer)
     app = bare_app(name, lifespan, door)
-    for router in routers:
+    for router in service.routers:
         app.include_router(router)
     add_health_routes(app)
     app.add_route("/metrics", _metrics)
     return app
+
+
+def serve(service: Service[Any]) -> None:
+    """Run a service as a process of its own, until SIGTERM or Ctrl-C."""
+    settings = read_settings(service.settings)
+    run(create_app(service, settings), settings, service.name)
 
 
 class App(FastAPI):
@@ -377,25 +347,3 @@ async def _flush(outbox: Outbox, bus: Bus) -> None:
             await outbox.flush(bus)
     except Exception as error:
         logger.info("events stay in the outbox for the next start: %s", type(error).__name__)
-
-
-@asynccontextmanager
-async def background(work: Work) -> AsyncIterator[None]:
-    """Run `work` while the context is open; it starts again should it fail."""
-
-    async def keep_running() -> None:
-        while True:
-            try:
-                return await work()
-            except Exception:
-                logger.exception("a background task failed; it starts again")
-                await asyncio.sleep(1)
-
-    task = asyncio.create_task(keep_running())
-    try:
-        yield
-    finally:
-        # Again and again: before Python 3.12, asyncio.wait_for, which pymongo uses, can lose a cancellation.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=_SECONDS_BETWEEN_CANCELLATIONS)

@@ -1,29 +1,45 @@
 """Plugins, found by entry point and named in `callboard.toml`.
 
 An entry point is a callable that takes a PluginContext and answers the plugin; what the plugin must offer
-is the Protocol in the `plugins.py` of the service that uses it. Built-in plugins are found the same way.
+is the Protocol of its PluginPoint, beside which the service declares it. Built-in plugins are found the same way.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, SecretStr, ValidationError
+from typing_extensions import get_protocol_members
 
 from common.errors import ConfigurationError
 from common.group import Group
 from common.mongo import Database
 from common.settings import read_secret
 
-PLUGIN_POINTS: Mapping[str, str] = {
-    "callboard.identity": "username to id and back, and Discord id to Roblox id (accounts)",
-    "callboard.ranking": "read and set a member's group rank (accounts)",
-    "callboard.documents": "where an application's text is kept, and its public URL (applications)",
-    "callboard.points": "credited seconds to points (shifts)",
-    "callboard.notify": "who is told what happened (notifications)",
-    "callboard.policies": "may this request pass (gateway)",
-}
+
+@dataclass(frozen=True)
+class PluginPoint:
+    """Something that differs from group to group, in the entry-point group `callboard.<name>`.
+
+    `protocol` is what a plugin must offer; `callboard.toml` says under `plugins.<name>` which are in use.
+    """
+
+    name: str
+    decides: str
+    protocol: type[Any]
+
+    @property
+    def entries(self) -> str:
+        """The entry-point group."""
+        return f"callboard.{self.name}"
+
+    def names(self, group: Group) -> Sequence[str]:
+        """The plugins that this group uses, in order."""
+        named: str | Sequence[str] = getattr(group.plugins, self.name)
+        return (named,) if isinstance(named, str) else named
+
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -58,20 +74,41 @@ class PluginContext:
         return value
 
 
-def load(point: str, name: str, group: Group, database: Database) -> Any:
-    """The plugin `name` of the entry-point group `point`. Raises ConfigurationError if it cannot be had."""
-    found = entry_points(group=point, name=name)
+def load(point: PluginPoint, name: str, group: Group, database: Database) -> Any:
+    """The plugin of this name. Raises ConfigurationError where there is none, or it is not what the point asks for."""
+    found = entry_points(group=point.entries, name=name)
     if not found:
-        known = ", ".join(sorted(entry.name for entry in entry_points(group=point)))
-        raise ConfigurationError(f'No plugin "{name}" is installed for {point}; there are: {known}.')
+        known = ", ".join(sorted(entry.name for entry in entry_points(group=point.entries)))
+        raise ConfigurationError(f'No plugin "{name}" is installed for {point.entries}; there are: {known}.')
     entry = next(iter(found))
     try:
         factory: Callable[[PluginContext], Any] = entry.load()
-        return factory(PluginContext(group, name, database))
+        plugin = factory(PluginContext(group, name, database))
     except ConfigurationError:
         raise
     except Exception as error:
-        raise ConfigurationError(f'Plugin "{name}" for {point} does not load: {error}.') from error
+        raise ConfigurationError(f'Plugin "{name}" for {point.entries} does not load: {error}.') from error
+    asked = get_protocol_members(point.protocol)
+    if missing := sorted(member for member in asked if not hasattr(plugin, member)):
+        raise ConfigurationError(
+            f'Plugin "{name}" for {point.entries} lacks {", ".join(missing)}: it is no {point.protocol.__qualname__}.'
+        )
+    return plugin
+
+
+async def enter(
+    stack: AsyncExitStack, point: PluginPoint, group: Group, database: Database
+) -> dict[str, Any]:
+    """The plugins that this group uses, by name, in order; those that hold something open until the stack is closed.
+
+    Raises ConfigurationError.
+    """
+    plugins: dict[str, Any] = {}
+    for name in point.names(group):
+        plugin = plugins[name] = load(point, name, group, database)
+        if isinstance(plugin, AbstractAsyncContextManager):
+            await stack.enter_async_context(plugin)
+    return plugins
 
 
 class Finding(NamedTuple):

@@ -14,11 +14,9 @@ from pymongo import (
 )
 
 from accounts.models import Account, CompletedSync, KnownPerson, PersonChange, Sync
-from common.dead_letters import DEAD_LETTERS
 from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
 from common.messaging.handling import are_newer
 from common.mongo import Collection, Database, Document, Session
-from common.outbox import OUTBOX
 
 _WHOLE = {"bsonType": ["int", "long"]}
 
@@ -85,7 +83,7 @@ LINKS = Collection(
     },
 )
 
-COLLECTIONS = (ACCOUNTS, PEOPLE, LEDGER, SYNCS, ROBLOX_ROLES, LINKS, OUTBOX, DEAD_LETTERS)
+COLLECTIONS = (ACCOUNTS, PEOPLE, LEDGER, SYNCS, ROBLOX_ROLES, LINKS)
 
 _RANKS = "ranks"
 

@@ -14,7 +14,6 @@ from common.errors import KeyReused
 from common.events import new_id
 from common.idempotency import IDEMPOTENCY, REMEMBERED, Attempt
 from common.mongo import Collection, Database, Document, Session
-from common.outbox import OUTBOX
 
 APPLICATIONS = Collection(
     "applications",
@@ -53,7 +52,7 @@ DOCUMENTS = Collection(
     indexes=(IndexModel([("expires_at", ASCENDING)], name="forget_expired", expireAfterSeconds=0),),
 )
 
-COLLECTIONS = (APPLICATIONS, DOCUMENTS, IDEMPOTENCY, OUTBOX)
+COLLECTIONS = (APPLICATIONS, DOCUMENTS, IDEMPOTENCY)
 
 LEASE = timedelta(seconds=7)
 """How long one attempt to finish an approval keeps others away; longer than the attempt can take."""

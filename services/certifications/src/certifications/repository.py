@@ -5,7 +5,6 @@ from pymongo import ASCENDING, IndexModel
 from certifications.models import Record
 from common.idempotency import IDEMPOTENCY
 from common.mongo import Collection, Database, Session
-from common.outbox import OUTBOX
 
 CERTIFICATIONS = Collection(
     "certifications",
@@ -24,7 +23,7 @@ CERTIFICATIONS = Collection(
     },
 )
 
-COLLECTIONS = (CERTIFICATIONS, IDEMPOTENCY, OUTBOX)
+COLLECTIONS = (CERTIFICATIONS, IDEMPOTENCY)
 
 
 class Repository:

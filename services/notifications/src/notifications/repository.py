@@ -6,9 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
-from common.dead_letters import DEAD_LETTERS
 from common.mongo import Collection, Database
-from common.outbox import OUTBOX
 
 SENT = Collection(
     "sent",
@@ -28,7 +26,7 @@ SENT = Collection(
     },
 )
 
-COLLECTIONS = (SENT, OUTBOX, DEAD_LETTERS)
+COLLECTIONS = (SENT,)
 
 LEASE = timedelta(seconds=60)
 """How long other replicas leave a message alone that one is sending; longer than that can take."""

@@ -1,52 +1,41 @@
 """The shifts service: `python -m shifts.main`."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
-
-from common.app import Chassis, create_app
-from common.events import CertificationGranted, CertificationRevoked, Event
-from common.messaging.handling import Handler
-from common.outgoing.local import Apps
-from common.plugins import load
-from common.server import run
-from common.settings import read_settings
+from common.app import serve
+from common.events import CertificationGranted, CertificationRevoked, ShiftLogged
+from common.service import Chassis, Service
 from shifts import api
+from shifts.plugins import POINTS
 from shifts.repository import COLLECTIONS
 from shifts.service import Shifts
 from shifts.settings import ShiftsSettings
 
-NAME = "shifts"
 
-HANDLERS: Mapping[type[Event], Handler] = {
-    CertificationGranted: Shifts.record_certifications,
-    CertificationRevoked: Shifts.record_certifications,
-}
-
-
-def create(settings: ShiftsSettings, apps: Apps | None = None) -> FastAPI:
-    """The service; `apps` are the other services of this process, if any."""
-
-    @asynccontextmanager
-    async def open_service(chassis: Chassis) -> AsyncIterator[Shifts]:
-        policy = load("callboard.points", chassis.group.plugins.points, chassis.group, chassis.database)
-        certifications = chassis.peer("certifications", settings.certifications_url)
-        yield Shifts(
-            chassis.group, chassis.database, chassis.outbox, policy, certifications, settings.consumer
-        )
-
-    return create_app(
-        NAME,
-        settings,
-        routers=[api.router],
-        open_service=open_service,
-        collections=COLLECTIONS,
-        handlers=HANDLERS,
-        apps=apps,
+@asynccontextmanager
+async def _open(chassis: Chassis[ShiftsSettings]) -> AsyncIterator[Shifts]:
+    (policy,) = (await chassis.plugins(POINTS)).values()
+    certifications = chassis.peer("certifications")
+    yield Shifts(
+        chassis.group, chassis.database, chassis.outbox, policy, certifications, chassis.settings.consumer
     )
 
 
+SERVICE = Service(
+    "shifts",
+    ShiftsSettings,
+    _open,
+    routers=[api.router],
+    collections=COLLECTIONS,
+    publishes=[ShiftLogged],
+    handles={
+        CertificationGranted: Shifts.record_certifications,
+        CertificationRevoked: Shifts.record_certifications,
+    },
+    plugin_points=[POINTS],
+)
+
+
 if __name__ == "__main__":
-    own_settings = read_settings(ShiftsSettings)
-    run(create(own_settings), own_settings, NAME)
+    serve(SERVICE)

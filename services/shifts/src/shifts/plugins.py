@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.plugins import PluginContext
+from common.plugins import PluginContext, PluginPoint
 
 
 class PointsPolicy(Protocol):
@@ -14,6 +14,9 @@ class PointsPolicy(Protocol):
 
     def points(self, credited_seconds: int, *, training: bool) -> Fraction:
         """Exact points of one shift, 0 or more. Whole points are paid, the fraction is carried on."""
+
+
+POINTS = PluginPoint("points", "credited seconds to points", PointsPolicy)
 
 
 class _Options(BaseModel):

@@ -5,10 +5,8 @@ from fractions import Fraction
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
-from common.dead_letters import DEAD_LETTERS
 from common.messaging.handling import are_newer
 from common.mongo import Collection, Database, Document, Session
-from common.outbox import OUTBOX
 from shifts.models import CLOCK_SECONDS, Claim, HeldCertification, Recorded, Shift, Timesheet
 
 _WHOLE = {"bsonType": ["int", "long"]}
@@ -46,7 +44,7 @@ SHIFTS = Collection(
 TIMESHEETS = Collection("timesheets")
 MEMBERS = Collection("members")
 
-COLLECTIONS = (SHIFTS, TIMESHEETS, MEMBERS, OUTBOX, DEAD_LETTERS)
+COLLECTIONS = (SHIFTS, TIMESHEETS, MEMBERS)
 
 _DAY_SECONDS = 24 * 3600
 """No shift is longer."""

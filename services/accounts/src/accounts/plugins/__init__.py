@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from accounts.models import Person
 from common.outgoing.providers import Urgency
+from common.plugins import PluginPoint
 
 
 class _Entered(Protocol):
@@ -47,6 +48,10 @@ class Ranking(_Entered, Protocol):
 
         Given up on after 3 s, with the rank set or not.
         """
+
+
+IDENTITY = PluginPoint("identity", "username to id and back, and Discord id to Roblox id", Identity)
+RANKING = PluginPoint("ranking", "read and set a member's group rank", Ranking)
 
 
 class MembersPage(NamedTuple):

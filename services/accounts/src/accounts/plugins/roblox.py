@@ -29,7 +29,7 @@ from accounts.plugins.roblox_api import (
 )
 from accounts.plugins.roblox_check import check_key, check_roles
 from accounts.plugins.stored import RobloxRoles
-from common.app import background
+from common.background import background
 from common.coalesce import Coalescer
 from common.errors import ConfigurationError, Unavailable
 from common.group import Group

@@ -3,6 +3,8 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
+from common.plugins import PluginPoint
+
 
 class Published(NamedTuple):
     """Where a text can be read, and the path of this Callboard where a copy of it can be read as well."""
@@ -28,3 +30,6 @@ class Documents(AbstractAsyncContextManager[Any], Protocol):
         503); anything else that is raised counts as a fault of the plugin (500). The text is private: it
         belongs in no log and in no exception.
         """
+
+
+DOCUMENTS = PluginPoint("documents", "where an application's text is kept, and its public URL", Documents)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from common.plugins import PluginPoint
 from notifications.models import News
 
 
@@ -23,3 +24,6 @@ class Notifier(AbstractAsyncContextManager[Any], Protocol):
         seconds at the latest. Raises `common.errors.Unavailable` when nothing can be told now: the same news
         come again until they are a day old. Raises `common.errors.InvalidEvent` for what can never be told.
         """
+
+
+NOTIFY = PluginPoint("notify", "who is told what happened", Notifier)
