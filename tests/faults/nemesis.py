@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import psutil
 
-from tests.faults.system import WIRES, System
+from tests.faults.system import System
 from tests.faults.wire import Cut
 from tests.support import wait_until
 
@@ -37,6 +37,7 @@ class Fault:
 def plan(
     seed: int,
     components: Sequence[str],
+    wires: Sequence[str],
     *,
     seconds: float,
     stop_seconds: tuple[float, float],
@@ -45,8 +46,8 @@ def plan(
     """Each component and each wire in turn, in an order of the seed's, and each time in another way."""
     rng = random.Random(f"{seed} nemesis")  # noqa: S311 - no secret
     ways = {component: rng.sample(_WAYS, len(_WAYS)) for component in components}
-    cuts: dict[str, list[Cut]] = {wire: rng.sample(get_args(Cut), len(get_args(Cut))) for wire in WIRES}
-    targets = [*components, *WIRES]
+    cuts: dict[str, list[Cut]] = {wire: rng.sample(get_args(Cut), len(get_args(Cut))) for wire in wires}
+    targets = [*components, *wires]
     faults: list[Fault] = []
     at = 0.5
     for turn in range(1000):

@@ -33,6 +33,8 @@ CONSUMERS = {
     "accounts": ("shift_logged", "certification_granted", "certification_revoked"),
     "shifts": ("certification_granted", "certification_revoked"),
 }
+LONG_SECONDS = 30.0
+"""A run of so many seconds breaks nearly everything at least once."""
 READY_SECONDS = 120.0
 FINISH_SECONDS = 90.0
 SERVED_SECONDS = 60.0
@@ -76,6 +78,8 @@ class Result:
     shifts: int = 0
     events: int = 0
     redelivered: int = 0
+    lost_on_hops: int | None = None
+    """How much did not pass between gateway and services; None where there is no wire between them."""
     replayed_answers: int = 0
     unchanged_events: int = 0
     findings: list[Finding] = field(default_factory=list)
@@ -88,6 +92,8 @@ class Result:
         problems = [str(finding) for finding in self.findings]
         if not self.redelivered:
             problems.append("proves nothing: no event was delivered again")
+        if self.lost_on_hops == 0 and self.scenario.seconds >= LONG_SECONDS:
+            problems.append("proves nothing: no cut between the gateway and a service met a request")
         if not self.replayed_answers + self.unchanged_events:
             problems.append("proves nothing: no duplicate was suppressed")
         return problems
@@ -134,6 +140,7 @@ async def _run(system: System, histories: Path, result: Result) -> None:
     planned = plan(
         seed,
         system.components,
+        [*system.wires],
         seconds=scenario.seconds,
         stop_seconds=scenario.stop_seconds,
         pause_seconds=scenario.pause_seconds,
@@ -280,6 +287,8 @@ async def _count(
     counters: Counters,
 ) -> None:
     result.broken = nemesis.done
+    if system.hops:
+        result.lost_on_hops = sum(wire.lost for wire in system.hops.values())
     result.requests = Counter(attempt.outcome for told in history for attempt in told.attempts)
     result.operations = Counter(told.outcome for told in history)
     result.shifts = len(state.shifts)

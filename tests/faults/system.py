@@ -29,7 +29,8 @@ Form = Literal["processes", "one process"]
 CALLBOARD = Path(sys.executable).with_name("callboard")
 SABOTAGE = Path(__file__).with_name("sabotage")
 REPLICATED = ("accounts", "certifications", "applications", "shifts")
-TO_MONGOD, TO_NATS, TO_GATEWAY = WIRES = ("wire to mongod", "wire to nats-server", "wire to the gateway")
+TO_MONGOD, TO_NATS, TO_GATEWAY = "wire to mongod", "wire to nats-server", "wire to the gateway"
+REPLICAS = [f"{service}-{number}" for service in REPLICATED for number in (1, 2)]
 START_SECONDS = 120.0
 
 
@@ -41,6 +42,8 @@ class System:
     form: Form
     servers: dict[str, Server]
     wires: dict[str, Wire]
+    hops: dict[str, Wire]
+    """By replica: on the way to it from the gateway and from other services."""
     port: int
     metrics_port: int
     park: Park
@@ -57,8 +60,7 @@ class System:
         """What can be killed, by name."""
         if self.form == "one process":
             return ["callboard", *self.servers]
-        replicas = [f"{service}-{number}" for service in REPLICATED for number in (1, 2)]
-        return ["gateway", *replicas, *self.servers]
+        return ["gateway", *REPLICAS, *self.servers]
 
     def processes(self) -> list[Process]:
         """What `run.json` lists; nothing while it is not there."""
@@ -115,11 +117,13 @@ async def running_system(folder: Path, form: Form, patches: Sequence[str] = ()) 
             TO_NATS: Wire(servers["nats-server"].port),
             TO_GATEWAY: Wire(port),
         }
+        hops = {name: Wire() for name in REPLICAS} if form == "processes" else {}
+        wires |= {f"wire to {name}": wire for name, wire in hops.items()}
         for wire in wires.values():
             await wire.open()
             stack.push_async_callback(wire.close)
         url = f"http://127.0.0.1:{wires[TO_GATEWAY].port}"
-        system = System(folder, form, servers, wires, port, free_port(), _park(url))
+        system = System(folder, form, servers, wires, hops, port, free_port(), _park(url))
         for name in servers:
             system.start_server(name)
             stack.push_async_callback(_stop_server, system, name)
@@ -128,6 +132,9 @@ async def running_system(folder: Path, form: Form, patches: Sequence[str] = ()) 
         await _start_callboard(system, patches)
         stack.push_async_callback(_stop_callboard, system)
         await wait_until(system.is_ready, START_SECONDS)
+        for process in system.processes():
+            if process.name in hops:
+                hops[process.name].target_port = process.port
         _read_keys(system)
         yield system
 
@@ -152,6 +159,7 @@ async def _start_callboard(system: System, patches: Sequence[str]) -> None:
         "CALLBOARD_NATS_URL": _through(system, "nats-server", TO_NATS),
         "CALLBOARD_METRICS_PORT": str(system.metrics_port),
         "CALLBOARD_FAULTS_PATCHES": " ".join(patches),
+        "CALLBOARD_FAULTS_WIRES": json.dumps({name: wire.port for name, wire in system.hops.items()}),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(SABOTAGE), os.environ.get("PYTHONPATH")))),
     }
     with (system.folder / "up.txt").open("wb") as output:

@@ -14,9 +14,12 @@ Cut = Literal["refuse", "silent", "deaf"]
 class Wire:
     """A TCP proxy on a port of its own. What passes while it is cut is lost for good."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int | None = None) -> None:
         self.port = free_port()
-        self._target_port = target_port
+        self.target_port = target_port
+        """Where it leads; None while that is not known, when it lets nobody through."""
+        self.lost = 0
+        """How often something came that it did not pass on."""
         self._cut: Cut | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -57,9 +60,9 @@ class Wire:
         task.add_done_callback(self._tasks.discard)
         self._connections.add(writer)
         try:
-            if self._cut == "refuse":
+            if self._cut == "refuse" or self.target_port is None:
                 return
-            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
             self._connections.add(to_writer)
             try:
                 await asyncio.gather(
@@ -83,4 +86,6 @@ class Wire:
                 if passes():
                     writer.write(data)
                     await writer.drain()
+                else:
+                    self.lost += 1
         writer.close()

@@ -2,10 +2,12 @@
 
 Python imports this module at its start when its folder is on PYTHONPATH. CALLBOARD_FAULTS_PATCHES names the
 functions below that a service runs before anything else. All but the first break a promise on purpose: the
-negative controls show that the checks see it.
+negative controls show that the checks see it. CALLBOARD_FAULTS_WIRES says, as JSON, on which port the wire to each replica
+listens: `callboard up` tells the gateway and the services to go through it.
 """
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -111,10 +113,38 @@ def _replace(owner: Any, name: str, value: object) -> None:
     setattr(owner, name, value)
 
 
+def _through_wires(wires: dict[str, int]) -> None:
+    from dataclasses import replace
+
+    from callboard import up
+
+    plan = up.plan  # type: ignore[attr-defined] # it is the one that `up` calls
+
+    def plan_with_wires(*given: Any) -> Any:
+        stages = plan(*given)
+        ports = {one.port: wires[one.name] for stage in stages for one in stage if one.name in wires}
+
+        def lead(name: str, text: str) -> str:
+            if name.endswith(("_URL", "_UPSTREAMS")):
+                for port, wire in ports.items():
+                    text = text.replace(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{wire}")
+            return text
+
+        return [
+            [replace(one, env={name: lead(name, text) for name, text in one.env.items()}) for one in stage]
+            for stage in stages
+        ]
+
+    _replace(up, "plan", plan_with_wires)
+
+
 PATCHES = {
     patch.__name__: patch
     for patch in (quick_ack_wait, no_ledger_check, no_outbox, no_overlap_rule, no_versions)
 }
+
+if "up" in sys.orig_argv and (given := json.loads(os.environ.get("CALLBOARD_FAULTS_WIRES", "{}"))):
+    _through_wires(given)
 
 if _PATCHED & set(sys.orig_argv):
     for name in os.environ.get("CALLBOARD_FAULTS_PATCHES", "").split():
