@@ -28,9 +28,9 @@ Request = Callable[[int], Awaitable[httpx.Response]]
 
 @pytest.fixture(scope="module")
 async def two() -> AsyncIterator[Machine]:
-    """Two replicas of accounts, and who calls them."""
-    async with machine(replicas={"accounts": 2}, outgoing=CALLERS) as one:
-        await one.start("accounts-1", "accounts-2", CERTIFICATIONS, "shifts", GATEWAY)
+    """Two replicas of accounts and of shifts, and who calls them."""
+    async with machine(replicas={"accounts": 2, "shifts": 2}, outgoing=CALLERS) as one:
+        await one.start("accounts-1", "accounts-2", CERTIFICATIONS, "shifts-1", "shifts-2", GATEWAY)
         yield one
 
 
@@ -58,7 +58,7 @@ def usual(seen: Sequence[Seen]) -> float:
 
 def notes(one: Machine, caller: str, name: str) -> list[bool]:
     """Each time that this caller found this replica not to answer (True) and to answer again (False)."""
-    address = f"accounts at 127.0.0.1:{one.components[name].port} "
+    address = f"{name.partition('-')[0]} at 127.0.0.1:{one.components[name].port} "
     told = [line for line in one.log(caller).splitlines() if address in line]
     return ["does not answer" in line for line in told]
 
@@ -72,22 +72,22 @@ async def is_back(one: Machine, caller: str, *names: str) -> None:
     await wait_until(lambda: not any((notes(one, caller, name) or [False])[-1] for name in names))
 
 
-async def bears_one_frozen(one: Machine, caller: str, request: Request) -> None:
+async def bears_one_frozen(one: Machine, caller: str, request: Request, frozen: str = "accounts-1") -> None:
     """Fails unless no request does, and those that come once the caller knows take what they usually take."""
     before = await stretch(request)
-    async with away(one, FROZEN, "accounts-1"):
+    async with away(one, FROZEN, frozen):
         meanwhile = await stretch(request)
 
         async def is_known() -> bool:
             meanwhile.extend(await asyncio.gather(*(observe("request", request, unique_id()) for _ in "ab")))
-            return is_given_up(one, caller, "accounts-1")
+            return is_given_up(one, caller, frozen)
 
         await wait_until(is_known, 60)
         after = await stretch(request)
-        assert is_given_up(one, caller, "accounts-1")
+        assert is_given_up(one, caller, frozen)
     assert failed([*before, *meanwhile, *after]) == []
     assert usual(after) < max(2 * usual(before), 0.5)
-    await is_back(one, caller, "accounts-1")
+    await is_back(one, caller, frozen)
 
 
 async def test_players_who_join_are_answered_by_the_replica_that_runs(two: Machine) -> None:
@@ -109,6 +109,15 @@ async def test_grants_are_decided_by_the_replica_that_runs(two: Machine) -> None
             return await guest.change("grant", next(people).username, key=f"grant-{user}")
 
         await bears_one_frozen(two, CERTIFICATIONS, grant)
+
+
+async def test_shifts_with_a_key_are_logged_by_the_replica_that_runs(two: Machine) -> None:
+    async with visitors(two) as guest:
+
+        async def log(user: int) -> httpx.Response:
+            return await guest.log(user, key=f"log-{user}")
+
+        await bears_one_frozen(two, GATEWAY, log, "shifts-1")
 
 
 async def fails_soon(request: Awaitable[httpx.Response]) -> None:

@@ -15,7 +15,8 @@ from common.outgoing.remote import RemoteService
 from tests.outgoing.wire import OK, SOON, Server, Wire, at, limits, listening, look
 from tests.support import wait_until
 
-SOON_SILENT = limits(silent_seconds=0.0, probe_seconds=0.0, probe_every=0.02)
+SOON_SILENT = limits(silent_seconds=0.0, probe_seconds=0.0, probe_every=0.02, locked_every=0.02)
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 @dataclass
@@ -25,6 +26,8 @@ class Replica:
     server: Server
     answers: set[str] = field(default_factory=set)
     probes: int = 0
+    refusals: int = 0
+    """So many requests more are answered by 503."""
     requests: list[bytes] = field(default_factory=list)
     is_thawed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -45,7 +48,11 @@ class Replica:
                     self.requests.append(head)
                 if ("probes" if is_probe else "requests") not in self.answers:
                     await self.is_thawed.wait()
-                await wire.say(OK)
+                if self.refusals and not is_probe:
+                    self.refusals -= 1
+                    await wire.say(REFUSAL)
+                else:
+                    await wire.say(OK)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
 
@@ -104,6 +111,20 @@ async def test_a_repeatable_request_that_met_the_silent_one_is_answered_by_the_o
     async with replicas(set(), ALL) as (it, (frozen, other)):
         assert (await send(it, repeatable=True)).status == 200
         assert (len(frozen.requests), len(other.requests)) == (1, 1)
+
+
+async def test_what_the_silent_one_holds_locked_is_tried_again_until_it_is_free() -> None:
+    async with replicas(set(), ALL) as (it, (frozen, other)):
+        other.refusals = 2
+        assert (await send(it, repeatable=True)).status == 200
+        assert (len(frozen.requests), len(other.requests)) == (1, 3)
+
+
+async def test_a_refusal_of_the_first_that_is_asked_is_for_the_caller() -> None:
+    async with replicas(ALL, ALL) as (it, (one, other)):
+        one.refusals = 1
+        assert (await send(it, repeatable=True)).status == 503
+        assert (len(one.requests), len(other.requests)) == (1, 0)
 
 
 async def test_one_that_is_slow_and_alive_is_waited_for() -> None:

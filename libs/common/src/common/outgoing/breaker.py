@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from common import metrics
 from common.outgoing.limits import OutgoingLimits
@@ -91,7 +92,8 @@ class ProbingBreaker:
     def probe(self) -> None:
         """Find out whether it answers, unless this is being found out."""
         if self._probing is None or self._probing.done():
-            self._probing = asyncio.create_task(self._probe_until_answered())
+            # Its log lines are of no request, though one may have begun it.
+            self._probing = asyncio.create_task(self._probe_until_answered(), context=Context())
 
     def retire(self) -> None:
         """It is listed no more: probe it no longer."""

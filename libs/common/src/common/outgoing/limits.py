@@ -30,6 +30,9 @@ class OutgoingLimits(Limits):
     max_failures: int = 5
     """So many in a row open the breaker."""
 
+    locked_every: float = 0.5
+    """How often a repeatable request is sent again while what an earlier attempt began may lock what it needs."""
+
     resolve_every: float = 1.0
     """How often the addresses of a name are resolved, while there are requests."""
     resolve_seconds: Wait = 1.0

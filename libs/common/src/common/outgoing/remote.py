@@ -20,6 +20,7 @@ class RemoteService:
     def __init__(self, name: str, urls: Iterable[str], token: str, limits: OutgoingLimits) -> None:
         self._name = name
         self._token = (TOKEN_HEADER.encode(), token.encode())
+        self._limits = limits
         self._replicas = Replicas(name, urls, limits)
         self._loop = asyncio.get_running_loop()
 
@@ -32,12 +33,13 @@ class RemoteService:
 
         The next replica is tried where this one cannot be reached, is busy or has another token; of a repeatable
         request also where it breaks off, or is silent for its share of the time that is left: half of it while there
-        is another to be tried. Raises Unavailable, ServiceLost and ServiceSlow.
+        is another to be tried. After such an attempt, 503 may come of what that began and holds locked: the request
+        is sent again while there is time. Raises Unavailable, ServiceLost and ServiceSlow.
         """
         deadline = self._loop.time() + request.seconds
         target = request.path.encode() + (b"?" + request.query if request.query else b"")
         headers = [*request.headers, self._token]
-        replicas = await self._replicas.in_turn()
+        replicas = list(await self._replicas.in_turn())
         error: ServiceError | None = None
         for number, replica in enumerate(replicas):
             if replica.breaker.is_open:
@@ -73,6 +75,15 @@ class RemoteService:
                 replica.breaker.note_answer()
                 if is_last:
                     self._replicas.note_leaving(replica)
+                if (
+                    status == 503
+                    and error is not None
+                    and self._loop.time() + self._limits.locked_every < deadline
+                ):
+                    # A frozen replica can hold a transaction open, until MongoDB ends it.
+                    await asyncio.sleep(self._limits.locked_every)
+                    replicas.append(replica)
+                    continue
                 if status != 401:
                     return Answer(status, answered, body)
                 # Our token is not its own, as while one is replaced: it did nothing, and it is not for the caller,
