@@ -480,7 +480,7 @@ async def test_plugins_lists_each_point_and_what_is_in_use() -> None:
     assert "  tiered                callboard-shifts" in lines
     points = [line.partition(":")[0] for line in lines if not line.startswith(" ")]
     assert points == [
-        f"callboard.{name}" for name in ("identity", "ranking", "documents", "points", "notify", "policies")
+        f"callboard.{name}" for name in ("identity", "ranking", "documents", "notify", "points", "policies")
     ]
 
 
