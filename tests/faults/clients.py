@@ -27,8 +27,19 @@ _PATHS = {
     "revoke": "/certification/revoke",
     "approve": "/application/approve",
     "upload": "/application/upload",
+    "connect": "/connect",
+    "profile": "/profile",
 }
-_KEYS = {"log": "roblox", "grant": "discord", "revoke": "discord", "approve": "discord", "upload": "roblox"}
+_READS = ("connect", "profile")
+_KEYS = {
+    "log": "roblox",
+    "grant": "discord",
+    "revoke": "discord",
+    "approve": "discord",
+    "upload": "roblox",
+    "connect": "roblox",
+    "profile": "discord",
+}
 _REFUSALS = (400, 422)
 
 
@@ -104,8 +115,9 @@ class Client:
         attempt = self._recorder.invoke(operation)
         headers = {"x-api-key": self.park.keys[_KEYS[operation.kind]]}
         params = dict(operation.params)
-        if operation.kind == "log":
+        if "place" in params:
             headers["Roblox-Id"] = str(params["place"])
+        if operation.kind == "log":
             params["training"] = json.dumps(params["training"])
             if ahead := params.pop("ahead", 0):
                 params["now"] = int(time.time()) + ahead
@@ -115,8 +127,12 @@ class Client:
             headers["Idempotency-Key"] = operation.idempotency_key
         try:
             async with asyncio.timeout(patience or self.rng.choice(PATIENCE_SECONDS)):
-                answer = await self._http.post(
-                    _PATHS[operation.kind], params=params, headers=headers, json=operation.body
+                answer = await self._http.request(
+                    "GET" if operation.kind in _READS else "POST",
+                    _PATHS[operation.kind],
+                    params=params,
+                    headers=headers,
+                    json=operation.body,
                 )
         except (httpx.HTTPError, TimeoutError) as error:
             attempt.text = type(error).__name__
@@ -259,6 +275,20 @@ class Trainer(Client):
         self._held[person, code] = None if attempt.outcome == "unknown" else kind == "grant"
         if attempt.outcome == "unknown" or (not has_key and not attempt.name.endswith(".1")):
             self._uncertain.add((person, code))
+
+
+class Visitor(Client):
+    """Reads, as a game does when somebody joins, and a bot when somebody asks; once each time."""
+
+    async def work(self) -> None:
+        """One read."""
+        person = self.rng.choice(self.park.workers)
+        kind: Kind = self.rng.choice(("connect", "profile"))
+        params: dict[str, object] = {"id": person.id}
+        if kind == "connect":
+            params |= {"place": 1001, "training": "false"}
+        await self.send(Operation(next(self.ids), kind, params, expected="ok"), tries=1)
+        await self.pause(self.rng.uniform(0, 0.2))
 
 
 class LastServer(Client):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 Outcome = Literal["ok", "refused", "unknown"]
 """Acknowledged; refused for good; or nobody knows whether it took effect."""
 
-Kind = Literal["log", "grant", "revoke", "approve", "upload"]
+Kind = Literal["log", "grant", "revoke", "approve", "upload", "connect", "profile"]
 
 
 @dataclass(frozen=True)

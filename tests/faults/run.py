@@ -7,7 +7,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,13 @@ import nats
 from nats.js.api import ConsumerInfo
 from pymongo import AsyncMongoClient
 
+from tests.faults.availability import Availability, availability
 from tests.faults.checks import Finding, State, Wrong, check
-from tests.faults.clients import Client, GameServer, LastServer, Park, Recruiter, Trainer
-from tests.faults.history import Outcome, Told, read_histories
-from tests.faults.nemesis import Fault, Kind, Nemesis, plan
-from tests.faults.system import Form, System, keep, running_system
+from tests.faults.clients import Client, GameServer, LastServer, Park, Recruiter, Trainer, Visitor
+from tests.faults.history import Kind, Outcome, Told, read_histories
+from tests.faults.nemesis import Fault, Nemesis, Way, plan
+from tests.faults.system import REPLICATED, Form, System, hop, keep, replicas, running_system
+from tests.faults.wire import Passing
 from tests.support import ROOT, wait_until
 
 KEPT = ROOT / ".faults"
@@ -33,8 +35,6 @@ CONSUMERS = {
     "accounts": ("shift_logged", "certification_granted", "certification_revoked"),
     "shifts": ("certification_granted", "certification_revoked"),
 }
-LONG_SECONDS = 30.0
-"""A run of so many seconds breaks nearly everything at least once."""
 READY_SECONDS = 120.0
 FINISH_SECONDS = 90.0
 SERVED_SECONDS = 60.0
@@ -45,6 +45,7 @@ _COUNTED = re.compile(
     r"^callboard_(events_redelivered|events_unchanged)_total(?:\{[^}]*\})? (\S+)$",
     re.MULTILINE,
 )
+_GIVEN_UP = re.compile(r"^callboard_upstream_replicas_open\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,19 @@ class Result:
 
     scenario: Scenario
     seed: int
-    broken: Counter[tuple[str, Kind]] = field(default_factory=Counter)
+    broken: Counter[tuple[str, Way]] = field(default_factory=Counter)
+    wires: dict[str, Counter[Passing]] = field(default_factory=dict)
+    """What passed each wire, and what was lost on it."""
     requests: Counter[Outcome] = field(default_factory=Counter)
     operations: Counter[Outcome] = field(default_factory=Counter)
     shifts: int = 0
     events: int = 0
     redelivered: int = 0
-    lost_on_hops: int | None = None
-    """How much did not pass between gateway and services; None where there is no wire between them."""
     replayed_answers: int = 0
     unchanged_events: int = 0
+    repeated_inside: int = 0
+    """Operations whose first answer was that of a repeat, which a caller of ours made after a lost answer."""
+    availability: dict[Kind, Availability] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0
     kept: Path | None = None
@@ -92,11 +96,25 @@ class Result:
         problems = [str(finding) for finding in self.findings]
         if not self.redelivered:
             problems.append("proves nothing: no event was delivered again")
-        if self.lost_on_hops == 0 and self.scenario.seconds >= LONG_SECONDS:
-            problems.append("proves nothing: no cut between the gateway and a service met a request")
         if not self.replayed_answers + self.unchanged_events:
             problems.append("proves nothing: no duplicate was suppressed")
+        if self.scenario.form == "processes":
+            problems += [f"proves nothing: {problem}" for problem in self._unproven_wires()]
         return problems
+
+    def _unproven_wires(self) -> Iterator[str]:
+        """What the wires to the replicas did not see, without which they test nothing."""
+        empty = Counter[Passing]()
+        hops = {
+            service: [self.wires.get(hop(one), empty) for one in replicas(service)] for service in REPLICATED
+        }
+        for service, wires in hops.items():
+            if not (sum(wire["requests"] for wire in wires) and sum(wire["answers"] for wire in wires)):
+                yield f"{service} was not called through its wires"
+        kinds: tuple[Passing, ...] = ("requests lost", "answers lost")
+        for what in kinds:
+            if not sum(wire[what] for wire in hops["shifts"]):
+                yield f"no {what} between the gateway and shifts"
 
 
 async def run(scenario: Scenario, seed: int) -> Result:
@@ -130,7 +148,7 @@ async def _run(system: System, histories: Path, result: Result) -> None:
     assert all(told.outcome == "ok" for told in read_histories(histories))
     recruiter = Recruiter(park, "recruiter", seed, histories, scenario.seconds / len(park.guests))
     last = LastServer(park, "last-server", seed, histories)
-    clients: list[Client] = [preparer, recruiter, last]
+    clients: list[Client] = [preparer, recruiter, last, Visitor(park, "visitor", seed, histories)]
     clients += [GameServer(park, f"server-{n}", seed, histories) for n in range(scenario.game_servers)]
     clients += [
         Trainer(park, f"trainer-{n}", seed, histories, park.changing[n :: scenario.trainers], 0.1)
@@ -155,6 +173,7 @@ async def _run(system: System, histories: Path, result: Result) -> None:
         async with asyncio.timeout(FINISH_SECONDS):
             await asyncio.gather(*working)
         result.findings += await _serves_all(last)
+        result.findings += await _all_replicas_serve(counters)
         await recruiter.settle()
         ended_at = time.time()
         result.findings += await _quiet(system)
@@ -198,6 +217,19 @@ class Counters:
             for name, value in _COUNTED.findall(text):
                 self._seen[process][name] += int(float(value))
 
+    async def replicas_given_up(self) -> Counter[str]:
+        """How many replicas each process sends nothing to now; one that is not read counts as one."""
+        given_up = Counter[str]()
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            for (name, _), url in self._system.metrics_urls().items():
+                try:
+                    text = (await client.get(url)).text
+                except httpx.HTTPError:
+                    given_up[name] += 1
+                else:
+                    given_up[name] += sum(int(float(value)) for value in _GIVEN_UP.findall(text))
+        return +given_up
+
     def total(self, name: str) -> int:
         """The sum over all processes that there ever were."""
         return sum(seen[name] for seen in self._seen.values())
@@ -210,6 +242,21 @@ async def _serves_all(last: LastServer) -> list[Finding]:
             await last.run()
     except TimeoutError:
         text = f"not every worker's shift was taken in the {SERVED_SECONDS:.0f} s after all was up"
+        return [Finding(Wrong.NOT_SERVED, text)]
+    return []
+
+
+async def _all_replicas_serve(counters: Counters) -> list[Finding]:
+    """Every replica that a caller had given up must be called again; a finding when that takes too long."""
+
+    async def is_so() -> bool:
+        return not sum((await counters.replicas_given_up()).values())
+
+    try:
+        await wait_until(is_so, SERVED_SECONDS)
+    except TimeoutError:
+        shown = await counters.replicas_given_up()
+        text = f"callers still send nothing to replicas {SERVED_SECONDS:.0f} s after all was up: {shown}"
         return [Finding(Wrong.NOT_SERVED, text)]
     return []
 
@@ -287,8 +334,6 @@ async def _count(
     counters: Counters,
 ) -> None:
     result.broken = nemesis.done
-    if system.hops:
-        result.lost_on_hops = sum(wire.lost for wire in system.hops.values())
     result.requests = Counter(attempt.outcome for told in history for attempt in told.attempts)
     result.operations = Counter(told.outcome for told in history)
     result.shifts = len(state.shifts)
@@ -298,6 +343,9 @@ async def _count(
         delivered = info.delivered.consumer_seq if info.delivered else 0
         result.redelivered += max(0, delivered - sum(subjects[fact] for fact in CONSUMERS[name]))
     result.redelivered = max(result.redelivered, counters.total("events_redelivered"))
+    result.wires = {name: wire.seen for name, wire in system.wires.items()}
+    result.availability = availability(history, nemesis.spans)
+    result.repeated_inside = sum(told.attempts[0].is_replay for told in history)
     result.replayed_answers = sum(attempt.is_replay for told in history for attempt in told.attempts)
     result.unchanged_events = counters.total("events_unchanged")
 

@@ -6,16 +6,22 @@ from typing import Any
 from tests.faults.checks import Wrong
 from tests.faults.nemesis import Fault
 from tests.faults.run import Scenario
-from tests.faults.system import TO_NATS
+from tests.faults.system import TO_NATS, hop
 
 _QUICK = "quick_ack_wait"
 
 # Events are stored and delivered, but neither the acknowledgement of their publishing nor they themselves arrive.
 _ANSWERS_LOST = Fault(1.0, "cut", TO_NATS, 4.0, "deaf")
 
+# The gateway is not heard by one replica of shifts; then it does not hear of shifts that the other has recorded.
+_NOT_HEARD = (
+    Fault(0.3, "cut", hop("shifts-2"), 2.0, "silent"),
+    Fault(3.0, "cut", hop("shifts-1"), 4.0, "deaf"),
+)
+
 # Every stop is longer than the consumers' ack wait, which a patch makes 3 s.
 PROCESSES = Scenario(
-    "processes", first=(_ANSWERS_LOST, Fault(2.0, "stop", "accounts-1", 5.0)), patches=(_QUICK,)
+    "processes", first=(_ANSWERS_LOST, Fault(2.0, "stop", "accounts-1", 5.0), *_NOT_HEARD), patches=(_QUICK,)
 )
 ONE_PROCESS = Scenario(
     "one process",
@@ -27,7 +33,9 @@ ONE_PROCESS = Scenario(
 )
 # The product as it is: one process is stopped for longer than the 30 s of its ack wait.
 UNPATCHED = Scenario(
-    "unpatched", stop_seconds=(0.5, 5.0), first=(_ANSWERS_LOST, Fault(2.0, "stop", "accounts-1", 34.0))
+    "unpatched",
+    stop_seconds=(0.5, 5.0),
+    first=(_ANSWERS_LOST, Fault(2.0, "stop", "accounts-1", 34.0), *_NOT_HEARD),
 )
 
 SHORT = replace(PROCESSES, name="short", seconds=8)

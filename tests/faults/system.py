@@ -29,9 +29,25 @@ Form = Literal["processes", "one process"]
 CALLBOARD = Path(sys.executable).with_name("callboard")
 SABOTAGE = Path(__file__).with_name("sabotage")
 REPLICATED = ("accounts", "certifications", "applications", "shifts")
-TO_MONGOD, TO_NATS, TO_GATEWAY = "wire to mongod", "wire to nats-server", "wire to the gateway"
-REPLICAS = [f"{service}-{number}" for service in REPLICATED for number in (1, 2)]
+TO_MONGOD, TO_NATS, TO_GATEWAY = OUTER_WIRES = (
+    "wire to mongod",
+    "wire to nats-server",
+    "wire to the gateway",
+)
 START_SECONDS = 120.0
+
+
+def replicas(service: str) -> list[str]:
+    """The replicas of a service, as `callboard up` names them."""
+    return [f"{service}-{number}" for number in (1, 2)]
+
+
+REPLICAS = [name for service in REPLICATED for name in replicas(service)]
+
+
+def hop(replica: str) -> str:
+    """The wire on which the gateway and other services call this replica."""
+    return f"wire to {replica}"
 
 
 @dataclass
@@ -89,6 +105,19 @@ class System:
             for one in self.processes()
         }
 
+    async def is_up(self, component: str) -> bool:
+        """Whether this component runs and says that it is ready; a server, whether it listens."""
+        if component in self.servers:
+            return self.find(component) is not None and listens(self.servers[component].port)
+        found = next((one for one in self.processes() if one.name == component), None)
+        if found is None:
+            return False
+        async with httpx.AsyncClient(trust_env=False, timeout=3) as client:
+            with suppress(httpx.HTTPError):
+                port = found.port if self.form == "processes" else self.port
+                return (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+        return False
+
     async def is_ready(self) -> bool:
         """Whether everything is up and says so."""
         if {one.name for one in self.processes()} != set(self.components) - set(self.servers):
@@ -118,7 +147,7 @@ async def running_system(folder: Path, form: Form, patches: Sequence[str] = ()) 
             TO_GATEWAY: Wire(port),
         }
         hops = {name: Wire() for name in REPLICAS} if form == "processes" else {}
-        wires |= {f"wire to {name}": wire for name, wire in hops.items()}
+        wires |= {hop(name): wire for name, wire in hops.items()}
         for wire in wires.values():
             await wire.open()
             stack.push_async_callback(wire.close)

@@ -1,6 +1,7 @@
 """A wire between two parts of the system, which a test can cut and heal."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
@@ -10,16 +11,20 @@ from callboard.servers import free_port
 Cut = Literal["refuse", "silent", "deaf"]
 """Connections are reset; or stay open while nothing passes; or pass what is asked, but no answer."""
 
+Passing = Literal["requests", "answers", "requests lost", "answers lost"]
+"""What a wire counts, in pieces as they were read; a request or an answer of ours is usually one."""
+
 
 class Wire:
-    """A TCP proxy on a port of its own. What passes while it is cut is lost for good."""
+    """A TCP proxy on a port of its own. What passes while it is cut is lost for good, also that an end closes.
+
+    Nothing passes before `target_port` is known.
+    """
 
     def __init__(self, target_port: int | None = None) -> None:
         self.port = free_port()
         self.target_port = target_port
-        """Where it leads; None while that is not known, when it lets nobody through."""
-        self.lost = 0
-        """How often something came that it did not pass on."""
+        self.seen: Counter[Passing] = Counter()
         self._cut: Cut | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -36,7 +41,7 @@ class Wire:
             self._abort_all()
 
     def heal(self) -> None:
-        """Let new connections through. Those that lost something are reset."""
+        """Let new connections through. Those that there are may have lost something, and are reset."""
         self._cut = None
         self._abort_all()
 
@@ -60,14 +65,17 @@ class Wire:
         task.add_done_callback(self._tasks.discard)
         self._connections.add(writer)
         try:
-            if self._cut == "refuse" or self.target_port is None:
+            if self._cut == "refuse":
+                self.seen["requests lost"] += 1
+                return
+            if self.target_port is None:
                 return
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
             self._connections.add(to_writer)
             try:
                 await asyncio.gather(
-                    self._pass_on(reader, to_writer, lambda: self._cut is None or self._cut == "deaf"),
-                    self._pass_on(to_reader, writer, lambda: self._cut is None),
+                    self._pass_on(reader, to_writer, "requests", lambda: self._cut in (None, "deaf")),
+                    self._pass_on(to_reader, writer, "answers", lambda: self._cut is None),
                 )
             finally:
                 self._connections.discard(to_writer)
@@ -79,13 +87,20 @@ class Wire:
             writer.transport.abort()
 
     async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        what: Literal["requests", "answers"],
+        passes: Callable[[], bool],
     ) -> None:
+        lost: Passing = "requests lost" if what == "requests" else "answers lost"
         with suppress(OSError):
             while data := await reader.read(65_536):
                 if passes():
+                    self.seen[what] += 1
                     writer.write(data)
                     await writer.drain()
                 else:
-                    self.lost += 1
-        writer.close()
+                    self.seen[lost] += 1
+        if passes():
+            writer.close()
