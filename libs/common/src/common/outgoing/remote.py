@@ -44,12 +44,11 @@ class RemoteService:
         for number, replica in enumerate(replicas):
             if replica.breaker.is_open:
                 continue
-            share = math.inf
-            if number or _has_another(replicas, number):
-                left = deadline - self._loop.time()
-                if left <= 0:
-                    break
-                share = left / 2 if _has_another(replicas, number) else math.inf
+            has_another = _has_another(replicas, number)
+            left = deadline - self._loop.time() if number or has_another else request.seconds
+            if left <= 0:
+                break
+            share = left / 2 if has_another else math.inf
             try:
                 status, answered, body, is_last = await replica.client.send(
                     request.method, target, headers, request.body, deadline, share, request.repeatable
@@ -98,4 +97,8 @@ class RemoteService:
 def _has_another(replicas: Sequence[Replica], number: int) -> bool:
     """Whether another replica than this one comes later and may be asked."""
     this = replicas[number]
-    return any(one is not this and not one.breaker.is_open for one in replicas[number + 1 :])
+    for later in range(number + 1, len(replicas)):  # not by any(), as every request asks this
+        other = replicas[later]
+        if other is not this and not other.breaker.is_open:
+            return True
+    return False
