@@ -20,7 +20,7 @@ from common.outgoing.providers import Urgency
 from common.settings import Settings
 from tests.accounts.on_roblox import ranking
 from tests.standins.roblox import Roblox, roblox
-from tests.support import ROOT, Servers, running, settings, unique_id
+from tests.support import ROOT, Servers, patience, running, settings, unique_id
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,9 @@ class Park:
 
 
 @pytest.fixture(scope="package", autouse=True)
-def patient_database() -> Iterator[None]:
-    """A MongoDB that a busy machine makes slow is waited for: when it is given up is not looked at here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.mongo.TIMEOUT_SECONDS", 20.0)
+def _patience() -> Iterator[None]:
+    """A machine that is busy is waited for: when it is given up is not looked at here."""
+    with patience():
         yield
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,8 @@ from common.errors import ConfigurationError
 from common.events import CertificationGranted, CertificationRevoked
 from common.group import load_group
 from common.messaging.handling import Handled
-from common.mongo import connect
+from common.mongo import connect, when_there
+from common.storage.limits import StorageLimits
 from tests.accounts.builders import granted, revoked, shift_logged
 from tests.accounts.conftest import Park
 from tests.support import ROOT, unique_id, wait_until
@@ -233,7 +235,7 @@ async def test_a_username_that_the_local_plugin_knows_otherwise_is_read_again_af
 async def test_a_start_waits_for_a_mongodb_that_is_slow_to_take_the_configured_people(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("common.mongo.TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setenv("CALLBOARD_PATIENCE", "1")
     group = load_group(ROOT / "callboard.toml")
     options = {"local": {"people": [{"id": 1, "username": "First", "rank": "Guest"}]}}
     group = group.model_copy(update={"plugins": group.plugins.model_copy(update={"options": options})})
@@ -241,7 +243,7 @@ async def test_a_start_waits_for_a_mongodb_that_is_slow_to_take_the_configured_p
         client, database = connect(here.settings(), "accounts")
         async with client:
             here.freeze("mongod")
-            starting = asyncio.create_task(begin(database, group))
+            starting = asyncio.create_task(when_there(partial(begin, database, group), StorageLimits()))
             await wait_until(lambda: "the start waits for MongoDB" in caplog.text)
             here.thaw("mongod")
             await starting

@@ -480,7 +480,7 @@ async def test_the_loop_of_walks_survives_an_outage_of_mongodb_and_goes_on_where
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("accounts.sync._LOOK_SECONDS", 0.1)
-    monkeypatch.setattr("common.mongo.TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setenv("CALLBOARD_PATIENCE", "1")
     company = Company(members(7), has_list=True)
     company.stuck = "4"
     async with (

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from applications.main import SERVICE
 from applications.models import ApproveQuery, Record
 from applications.repository import Repository
-from applications.settings import ApplicationsSettings
+from applications.settings import ApplicationsLimits, ApplicationsSettings
 from common.actors import Actor
 from common.app import create_app
 from common.errors import ServiceError, UserNotFound
@@ -136,10 +136,14 @@ async def park(
 ) -> AsyncIterator[Park]:
     """The service on the servers of this run, beside `accounts` where they are in one process.
 
-    It has looked for what others left behind.
+    It has looked for what others left behind, and looks no second time: it would find what a test leaves for another,
+    and knows none of that test's people.
     """
     accounts = accounts or Accounts()
     own = settings(ApplicationsSettings, servers, **{"public_url": PUBLIC_URL} | given)
+    own = own.model_copy(
+        update={"applications": own.applications.model_copy(update={"finish_every_seconds": 86_400.0})}
+    )
     has_looked = asyncio.Event()
     with pytest.MonkeyPatch.context() as patch:
         look = Repository.abandoned
@@ -181,7 +185,7 @@ async def begin_approval(
 
     `key` is the Idempotency-Key with which the bot had asked for it.
     """
-    repository = Repository(applications)
+    repository = Repository(applications, ApplicationsLimits())
     attempt = approval_attempt(user, moderator, key) if key else None
     return await transaction(
         applications, lambda session: repository.begin_approval(session, user, Actor(by=moderator), attempt)

@@ -289,10 +289,9 @@ async def test_a_manager_whose_stored_rank_is_old_is_not_demoted_by_an_approval(
     assert here.accounts.ranked == []
 
 
-@pytest.mark.usefixtures("hurried")
 async def test_while_the_rank_cannot_be_read_nothing_is_begun_and_nobody_waits_long(servers: Servers) -> None:
     user = unique_id()
-    async with park(servers) as here:
+    async with park(servers, patience=1) as here:
         here.accounts.knows(user)
         here.accounts.may_read.clear()
 

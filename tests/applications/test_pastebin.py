@@ -12,20 +12,23 @@ import httpx
 import pytest
 
 from applications.main import SERVICE
-from applications.plugins import DOCUMENTS, Published, pastebin
+from applications.plugins import DOCUMENTS, Published
 from applications.plugins.pastebin import Pastebin
 from applications.repository import Repository
+from applications.settings import ApplicationsLimits, ApplicationsSettings, PastebinLimits
 from common.errors import ConfigurationError
 from common.events import ApplicationSubmitted, parse_event
 from common.group import load_group
-from common.mongo import TIMEOUT_SECONDS, Database, migrate
+from common.mongo import Database, migrate
 from common.plugins import Finding, load
 from tests.applications.builders import PUBLIC_URL, Park, database, park
 from tests.standins import Fault, Forged
 from tests.standins.pastebin import KEY
 from tests.standins.pastebin import Pastebin as Standin
 from tests.standins.pastebin import pastebin as pastebin_standin
-from tests.support import ROOT, Servers, unique_id
+from tests.support import ROOT, Servers, unconnected, unique_id
+
+PATIENT = PastebinLimits(paste_seconds=30, calls_per_minute=60_000)
 
 
 @dataclass
@@ -42,7 +45,10 @@ class Kept:
         published = await self.plugin.publish(text)
         url, copy = published if isinstance(published, Published) else (published, published)
         assert copy is not None
-        assert await Repository(self.database).text(copy.removeprefix("applications/")) == text
+        assert (
+            await Repository(self.database, ApplicationsLimits()).text(copy.removeprefix("applications/"))
+            == text
+        )
         if url == copy:
             return False
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
@@ -52,18 +58,22 @@ class Kept:
 
 @asynccontextmanager
 async def opened(
-    own: Database, monkeypatch: pytest.MonkeyPatch, *, keep_days: int = 30, key: str = KEY
+    own: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    keep_days: int = 30,
+    key: str = KEY,
+    limits: PastebinLimits = PATIENT,
 ) -> AsyncIterator[Kept]:
     """The plugin on a Pastebin without pastes, and without the limits that are not what is tested."""
-    monkeypatch.setattr("applications.plugins.pastebin._SECONDS", 30.0)
-    monkeypatch.setattr("applications.plugins.pastebin._CALLS_PER_MINUTE", 60_000)
     monkeypatch.setenv("CALLBOARD_PASTEBIN_KEY", key)
     group = load_group(ROOT / "callboard.toml")
     async with pastebin_standin() as standin:
         applications = group.applications.model_copy(update={"keep_days": keep_days})
         plugins = group.plugins.model_copy(update={"options": {"pastebin": {"url": f"{standin.url}/"}}})
         group = group.model_copy(update={"applications": applications, "plugins": plugins})
-        async with load(DOCUMENTS, "pastebin", group, own) as plugin:
+        given = unconnected(ApplicationsSettings, public_url=PUBLIC_URL, pastebin=limits)
+        async with load(DOCUMENTS, "pastebin", group, own, given) as plugin:
             yield Kept(plugin, standin, own)
 
 
@@ -136,12 +146,14 @@ async def test_after_the_daily_limit_texts_are_kept_here_and_it_is_left_alone_fo
     assert len(kept.standin.received("api_post")) == 2
 
 
-async def test_it_is_asked_again_once_it_was_left_alone(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("applications.plugins.pastebin._LIMIT_PAUSE_SECONDS", 0.0)
-    kept.standin.most = 0
-    assert not await kept.publish()
-    kept.standin.most = 1
-    assert await kept.publish()
+async def test_it_is_asked_again_once_it_was_left_alone(
+    own: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(own, monkeypatch, limits=PATIENT.model_copy(update={"pause_seconds": 0.0})) as kept:
+        kept.standin.most = 0
+        assert not await kept.publish()
+        kept.standin.most = 1
+        assert await kept.publish()
 
 
 @pytest.mark.parametrize(
@@ -164,17 +176,16 @@ async def test_it_is_asked_again_once_it_was_left_alone(kept: Kept, monkeypatch:
     ids=str,
 )
 async def test_what_it_does_not_take_is_kept_here_and_sent_once(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch, fault: Fault | Forged
+    own: Database, monkeypatch: pytest.MonkeyPatch, fault: Fault | Forged
 ) -> None:
-    kept.standin.faults.always(fault)
-    with monkeypatch.context() as patch:
-        if fault is Fault.HANG:
-            patch.setattr("applications.plugins.pastebin._SECONDS", 2.0)
+    limits = PATIENT.model_copy(update={"paste_seconds": 5.0}) if fault is Fault.HANG else PATIENT
+    async with opened(own, monkeypatch, limits=limits) as kept:
+        kept.standin.faults.always(fault)
         assert not await kept.publish()
-    assert len(kept.standin.requests) == 1
-    kept.standin.faults.clear()
-    if fault is not Fault.LIMITED:
-        assert await kept.publish()  # the next is sent again
+        assert len(kept.standin.requests) == 1
+        kept.standin.faults.clear()
+        if fault is not Fault.LIMITED:
+            assert await kept.publish()  # the next is sent again
 
 
 @pytest.mark.parametrize(
@@ -271,10 +282,6 @@ async def test_a_slow_answer_is_waited_for(kept: Kept) -> None:
     assert len(kept.standin.pastes) == 1
 
 
-def test_it_and_the_database_together_take_no_longer_than_an_upload_waits() -> None:
-    assert pastebin._SECONDS + TIMEOUT_SECONDS < 5
-
-
 async def test_a_wrong_key_is_told_in_the_log_and_neither_it_nor_a_text_is_shown(
     own: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,7 +306,6 @@ async def park_at_pastebin(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> AsyncIterator[tuple[Park, Standin]]:
     """The service, which keeps texts at Pastebin."""
-    monkeypatch.setattr("applications.plugins.pastebin._SECONDS", 30.0)
     monkeypatch.setenv("CALLBOARD_PASTEBIN_KEY", KEY)
     config = folder / "callboard.toml"
     async with pastebin_standin() as standin:

@@ -89,10 +89,9 @@ async def test_a_call_cut_off_while_the_rank_is_set_is_finished_by_the_next(serv
         assert len(await here.events(user, "application_approved")) == 1
 
 
-@pytest.mark.usefixtures("hurried")
 async def test_the_next_call_outwaits_the_lease_of_a_crashed_one(servers: Servers) -> None:
     """Without help: the longest that a call can take is shorter than the gateway's limit of 10 s."""
-    async with park(servers) as here:
+    async with park(servers, patience=1) as here:
 
         async def is_outwaited() -> bool:
             user = unique_id()
@@ -136,11 +135,10 @@ async def test_somebody_promoted_meanwhile_is_not_demoted(servers: Servers) -> N
 
 
 async def test_what_a_crash_left_stays_finishable_while_the_rank_cannot_be_read(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers,
 ) -> None:
-    monkeypatch.setattr("applications.service._MEMBER_SECONDS", 2.0)
     user = unique_id()
-    async with park(servers) as here:
+    async with park(servers, patience=1) as here:
         here.accounts.knows(user)
         await begin_approval(here.database, user, FIRST)
         await let_lease_run_out(here.database, user)
@@ -148,7 +146,6 @@ async def test_what_a_crash_left_stays_finishable_while_the_rank_cannot_be_read(
         assert (await here.approve(user)).text == NOT_RANKED
         (record,) = await here.records(user)
         assert record["status"] == "approving"
-        monkeypatch.undo()
         here.accounts.may_read.set()
         assert (await here.approve(user)).text == RANKED
         (record,) = await here.records(user)

@@ -9,10 +9,12 @@ import pytest
 
 from applications.plugins.store import Store
 from common.errors import Unavailable
-from common.idempotency import PENDING, REMEMBERED
+from common.idempotency import REMEMBERED
+from common.storage.limits import StorageLimits
 from tests.applications.builders import Park, act_headers, four_answers, park, refusing_events
 from tests.support import Servers, unique_id, wait_until
 
+ABANDONED = StorageLimits().abandoned_act_seconds * 10  # the patience of this folder
 IN_USE = '{"status":"error","message":"this Idempotency-Key was used for another request"}'
 STILL_RUNNING = "an earlier request with this Idempotency-Key is still running, try again"
 
@@ -172,19 +174,20 @@ class SlowStore:
 
 
 async def test_while_the_first_is_slow_a_repeat_is_told_to_come_again(
-    shared_park: Park, monkeypatch: pytest.MonkeyPatch
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.idempotency._WAIT_SECONDS", 0.0)
     store, user, key = SlowStore(monkeypatch), unique_id(), new_key()
-    first = asyncio.create_task(shared_park.upload(user, key=key))
-    await wait_until(lambda: store.asked == 1)
-    early = await shared_park.upload(user, key=key)
-    store.may_go_on.set()
-    assert (early.status_code, early.json()["message"]) == (503, STILL_RUNNING)
-    assert early.headers["Retry-After"] == "1"
-    again = await shared_park.upload(user, key=key) if (await first).status_code == 200 else None
-    assert again is not None and again.text == first.result().text
-    assert len(await shared_park.records(user)) == 1
+    hurried = StorageLimits(answer_seconds=20, same_act_seconds=0)
+    async with park(servers, patience=10, storage=hurried) as here:
+        first = asyncio.create_task(here.upload(user, key=key))
+        await wait_until(lambda: store.asked == 1)
+        early = await here.upload(user, key=key)
+        store.may_go_on.set()
+        assert (early.status_code, early.json()["message"]) == (503, STILL_RUNNING)
+        assert early.headers["Retry-After"] == "1"
+        again = await here.upload(user, key=key) if (await first).status_code == 200 else None
+        assert again is not None and again.text == first.result().text
+        assert len(await here.records(user)) == 1
 
 
 async def test_an_upload_that_was_broken_off_is_taken_over_and_then_stores_nothing(
@@ -193,7 +196,7 @@ async def test_an_upload_that_was_broken_off_is_taken_over_and_then_stores_nothi
     store, user, key = SlowStore(monkeypatch), unique_id(), new_key()
     first = asyncio.create_task(shared_park.upload(user, key=key))
     await wait_until(lambda: store.asked == 1)
-    await make_older(shared_park, key, PENDING + timedelta(seconds=1))
+    await make_older(shared_park, key, timedelta(seconds=ABANDONED + 1))
     second = await shared_park.upload(user, key=key)
     store.may_go_on.set()
     assert (await first).status_code == 503

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from applications.repository import COLLECTIONS, Repository
+from applications.settings import ApplicationsLimits
 from common.mongo import check_migrated
 from tests.applications.builders import PUBLIC_URL, Park
 from tests.support import unique_id
@@ -102,7 +103,9 @@ async def test_an_expired_text_is_not_found_while_the_record_stays(shared_park: 
 
 async def test_a_text_is_readable_until_it_expires(shared_park: Park) -> None:
     token = f"token-{unique_id()}"
-    await Repository(shared_park.database).add_text(token, "text", datetime.now(UTC) + timedelta(minutes=1))
+    await Repository(shared_park.database, ApplicationsLimits()).add_text(
+        token, "text", datetime.now(UTC) + timedelta(minutes=1)
+    )
     assert (await shared_park.client.get(f"/applications/{token}")).text == "text"
 
 

@@ -6,14 +6,13 @@ import pytest
 
 from tests.certifications.builders import Park
 from tests.certifications.builders import park as open_park
-from tests.support import Servers
+from tests.support import Servers, patience
 
 
 @pytest.fixture(scope="package", autouse=True)
-def patient_database() -> Iterator[None]:
-    """A MongoDB that a busy machine makes slow is waited for: when it is given up is not looked at here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.mongo.TIMEOUT_SECONDS", 20.0)
+def _patience() -> Iterator[None]:
+    """A machine that is busy is waited for: when it is given up is not looked at here."""
+    with patience():
         yield
 
 

@@ -23,7 +23,7 @@ from tests.accounts.builders import shift_logged
 from tests.cli.machine import CALLBOARD, run
 from tests.support import unique_id, wait_until
 from tests.support.accounting import ENDED_AT, log
-from tests.support.machine import PATIENT, Machine, machine
+from tests.support.machine import PATIENCE, Machine, machine
 from tests.support.plans import Sent, listen, slow_plans
 
 ALL = ("accounts", "certifications", "shifts")
@@ -32,7 +32,7 @@ ALL = ("accounts", "certifications", "shifts")
 @pytest.fixture(scope="module")
 async def park() -> AsyncIterator[Machine]:
     """A machine on which accounts, certifications and shifts run; every test leaves it in order."""
-    async with machine(changes=PATIENT) as one:
+    async with machine(patience=PATIENCE) as one:
         await one.start(*ALL)
         yield one
 

@@ -9,12 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fastapi import Request
 
-from common import idempotency
 from common.actors import Moderator
 from common.errors import InvalidQuery, KeyReused, StillRunning
 from common.idempotency import (
     IDEMPOTENCY,
-    PENDING,
     REMEMBERED,
     Attempt,
     IdempotencyRecords,
@@ -25,8 +23,10 @@ from common.logs import key_name
 from common.mongo import Database, Session, connect, migrate, transaction
 from common.query import Id, Query
 from common.settings import Settings
+from common.storage.limits import StorageLimits
 from tests.support import Servers, settings, unique_id
 
+LIMITS = StorageLimits()
 FIRST = Attempt("bot", "key-1", "one request")
 
 
@@ -55,7 +55,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 async def act(own: Database, attempt: Attempt | None, *, fails: bool = False) -> Made:
     """An act that inserts a row in one transaction, once for each key."""
-    records = IdempotencyRecords(own)
+    records = IdempotencyRecords(own, LIMITS)
 
     async def work(session: Session) -> Made:
         if (made := await records.find(attempt, session)) is not None:
@@ -175,7 +175,7 @@ async def test_a_key_that_was_used_for_another_request_is_refused(servers: Serve
         with pytest.raises(KeyReused):
             await act(own, replace(FIRST, fingerprint="another request"))
         with pytest.raises(KeyReused):
-            async with IdempotencyRecords(own).claim(replace(FIRST, fingerprint="another request")):
+            async with IdempotencyRecords(own, LIMITS).claim(replace(FIRST, fingerprint="another request")):
                 pass
 
 
@@ -192,7 +192,7 @@ async def test_a_key_is_free_again_after_seven_days(servers: Servers) -> None:
 
 async def claimed_act(own: Database, attempt: Attempt | None) -> Made:
     """An act that has an effect before its transaction."""
-    async with IdempotencyRecords(own).claim(attempt) as claim:
+    async with IdempotencyRecords(own, LIMITS).claim(attempt) as claim:
         if claim.made is not None:
             return claim.made
         row = await own["rows"].insert_one({})
@@ -217,7 +217,7 @@ async def test_without_a_key_every_claimed_act_is_done(servers: Servers) -> None
 async def test_a_claimed_act_that_is_refused_leaves_nothing_behind(servers: Servers) -> None:
     async with database(servers) as own:
         with pytest.raises(RuntimeError):
-            async with IdempotencyRecords(own).claim(FIRST):
+            async with IdempotencyRecords(own, LIMITS).claim(FIRST):
                 raise RuntimeError
         assert await own[IDEMPOTENCY.name].count_documents({}) == 0
 
@@ -225,27 +225,28 @@ async def test_a_claimed_act_that_is_refused_leaves_nothing_behind(servers: Serv
 async def test_an_act_that_fails_after_its_commit_is_remembered(servers: Servers) -> None:
     async with database(servers) as own:
         with pytest.raises(RuntimeError):
-            async with IdempotencyRecords(own).claim(FIRST) as claim:
+            async with IdempotencyRecords(own, LIMITS).claim(FIRST) as claim:
                 await transaction(own, lambda session: claim.finish(session, {"row": "1"}))
                 raise RuntimeError
         assert await claimed_act(own, FIRST) == {"row": "1"}
 
 
 async def test_while_an_act_is_pending_others_with_its_key_wait_and_are_told_to_come_back(
-    servers: Servers, monkeypatch: pytest.MonkeyPatch
+    servers: Servers,
 ) -> None:
-    monkeypatch.setattr(idempotency, "_WAIT_SECONDS", 0.1)
-    async with database(servers) as own, IdempotencyRecords(own).claim(FIRST):
+    hurried = StorageLimits(same_act_seconds=0.1)
+    async with database(servers) as own, IdempotencyRecords(own, LIMITS).claim(FIRST):
         with pytest.raises(StillRunning):
-            await claimed_act(own, FIRST)
+            async with IdempotencyRecords(own, hurried).claim(FIRST):
+                pass
         with pytest.raises(KeyReused):
             await claimed_act(own, replace(FIRST, fingerprint="another request"))
         assert await rows(own) == 0
 
 
 async def test_an_act_that_was_broken_off_a_minute_ago_is_taken_over(servers: Servers) -> None:
-    async with database(servers) as own, IdempotencyRecords(own).claim(FIRST) as slow:
-        await age(own, PENDING)
+    async with database(servers) as own, IdempotencyRecords(own, LIMITS).claim(FIRST) as slow:
+        await age(own, timedelta(seconds=LIMITS.abandoned_act_seconds))
         made = await claimed_act(own, FIRST)
         with pytest.raises(StillRunning):
             await transaction(own, lambda session: slow.finish(session, {"row": "of the slow one"}))

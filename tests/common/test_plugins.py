@@ -35,6 +35,7 @@ async def test_a_plugin_that_lacks_what_its_point_asks_for_is_refused_when_it_is
 
 
 async def test_the_plugins_that_a_group_uses_come_by_name(servers: Servers) -> None:
-    client, database = connect(settings(Settings, servers), "shifts")
+    own = settings(Settings, servers)
+    client, database = connect(own, "shifts")
     async with client, AsyncExitStack() as stack:
-        assert list(await enter(stack, POINTS, GROUP, database)) == ["per_minute"]
+        assert list(await enter(stack, POINTS, GROUP, database, own)) == ["per_minute"]

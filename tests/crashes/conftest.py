@@ -7,20 +7,15 @@ import pytest
 
 from common.stream import STREAM
 from tests.crashes.points import CRASH_POINTS
-from tests.support.machine import PATIENT, QUICK_ACK_WAIT, SERVICES, Change, Machine, machine
+from tests.support.machine import PATIENCE, QUICK_ACK_WAIT, SERVICES, Machine, machine
 
 
 @pytest.fixture(scope="package")
 async def park() -> AsyncIterator[Machine]:
-    """The four services; a dead one's work is soon free for others, and a second copy of an event is not known."""
-    soon = (
-        QUICK_ACK_WAIT,
-        Change("applications.repository:LEASE", "set", 0.1),
-        Change("common.idempotency:PENDING", "set", 0.1),
-    )
+    """The four services; a second copy of an event is not known."""
     # Only at its start does applications finish what others left: later, it would come before the next request.
-    once = Change("applications.service:_FINISH_EVERY_SECONDS", "set", 86_400.0)
-    async with machine(changes=[*soon, once, *PATIENT, *CRASH_POINTS]) as one:
+    once = '{"finish_every_seconds": 86400}'
+    async with machine(changes=CRASH_POINTS, patience=PATIENCE, bus=QUICK_ACK_WAIT, applications=once) as one:
         await one.start(*SERVICES)
         await forget_copies(one)
         yield one

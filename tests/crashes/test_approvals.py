@@ -68,6 +68,7 @@ async def test_an_approval_that_a_crash_left_behind_is_finished_by_the_next_star
     assert await park.wait("applications") == -signal.SIGKILL
     assert await records(park, user) == ["approving"]
     assert await rank(park, user) == rankid
+    await lease_until(park, user, datetime.now(UTC))
     await park.start("applications")
     await approved_once(park, user)
     again = await approve(park, user)
@@ -83,6 +84,7 @@ async def test_an_approval_that_died_anywhere_is_a_success_when_its_key_comes_ag
     park.arm("applications", point)
     assert await approve(park, user, key) is None
     assert await park.wait("applications") == -signal.SIGKILL
+    await lease_until(park, user, datetime.now(UTC))
     await park.start("applications")
     for _ in range(2):
         again = await approve(park, user, key)

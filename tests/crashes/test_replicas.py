@@ -10,7 +10,7 @@ from tests.applications.builders import four_answers
 from tests.crashes.points import APPLICATION_POINTS, CERTIFICATION_POINTS, NOT_CONFIRMED, NOT_SAID, NOT_SHOWN
 from tests.support import unique_id
 from tests.support.accounting import events
-from tests.support.machine import PATIENT, Machine, machine
+from tests.support.machine import PATIENCE, Machine, machine
 
 _SERVICES = ("applications", "certifications")
 _REPLICAS = tuple(f"{service}-{number}" for service in _SERVICES for number in (1, 2))
@@ -19,8 +19,9 @@ _REPLICAS = tuple(f"{service}-{number}" for service in _SERVICES for number in (
 @pytest.fixture(scope="module")
 async def twins() -> AsyncIterator[Machine]:
     """Two replicas of applications and of certifications behind the gateway."""
-    changes = [*PATIENT, *APPLICATION_POINTS, *CERTIFICATION_POINTS]
-    async with machine(replicas=dict.fromkeys(_SERVICES, 2), changes=changes) as one:
+    changes = [*APPLICATION_POINTS, *CERTIFICATION_POINTS]
+    replicas = dict.fromkeys(_SERVICES, 2)
+    async with machine(replicas=replicas, changes=changes, patience=PATIENCE) as one:
         await one.start("accounts", *_REPLICAS, "gateway")
         yield one
 

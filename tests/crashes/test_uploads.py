@@ -1,6 +1,7 @@
 """A service dies in the middle of an upload: sent again, it is one application, told once."""
 
 import signal
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -28,6 +29,14 @@ async def urls(park: Machine, user: int) -> list[str]:
         return [one["url"] async for one in client["applications"]["applications"].find({"user": user})]
 
 
+async def let_it_count_as_broken_off(park: Machine, user: int) -> None:
+    """As if the upload that is pending had been so for an hour."""
+    async with park.mongodb() as client:
+        pending = {"_id": f"game:upload-{user}", "made": {"$exists": False}}
+        change = {"$set": {"at": datetime.now(UTC) - timedelta(hours=1)}}
+        await client["applications"]["idempotency"].update_one(pending, change)
+
+
 @pytest.mark.parametrize(
     ("point", "is_taken"), [(NOT_KEPT, False), (NOT_SUBMITTED, False), (NOT_SHOWN, True)]
 )
@@ -41,6 +50,7 @@ async def test_an_upload_that_died_on_its_way_is_one_application_when_it_is_sent
         assert await upload(client, user, **headers) is None
         assert await park.wait("applications") == -signal.SIGKILL
         assert len(await urls(park, user)) == is_taken
+        await let_it_count_as_broken_off(park, user)
         await park.start("applications")
         again = await upload(client, user, **headers)
         assert again and again.status_code == 200

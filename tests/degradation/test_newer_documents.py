@@ -2,7 +2,7 @@
 
 from tests.support import wait_until
 from tests.support.accounting import ENDED_AT
-from tests.support.machine import PATIENT, SERVICES, Machine, machine
+from tests.support.machine import PATIENCE, SERVICES, Machine, machine
 from tests.support.visitors import Visitors, visitors
 
 DATABASES = (*SERVICES, "gateway")
@@ -38,7 +38,7 @@ async def shows(guest: Visitors, user: int, points: int, certifications: list[st
 async def test_documents_with_fields_of_a_newer_version_are_read_and_what_is_unknown_in_them_is_kept() -> (
     None
 ):
-    async with machine(changes=PATIENT) as park, visitors(park) as guest:
+    async with machine(patience=PATIENCE) as park, visitors(park) as guest:
         await park.start(*SERVICES, "gateway")
         worker, guests = await park.person(), await park.people(2, "Guest")
         assert (await guest.log(worker.id, key="first")).status_code == 200

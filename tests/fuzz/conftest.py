@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.gateway.builders import changed_config
-from tests.support.machine import PATIENT, SERVICES, Machine, machine
+from tests.support.machine import PATIENCE, SERVICES, Machine, machine
 
 
 @pytest.fixture(scope="package")
@@ -13,7 +13,7 @@ async def park(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Machin
     """The shipped park. Only the limit on wrong keys is raised, as these tests try many, and those of time."""
     change = {'wrong_keys_per_address = "60/min"': 'wrong_keys_per_address = "60000/min"'}
     config = changed_config(tmp_path_factory.mktemp("fuzz"), change)
-    async with machine(changes=PATIENT, config=str(config)) as one:
+    async with machine(patience=PATIENCE, config=str(config)) as one:
         await one.start(*SERVICES, "gateway")
         yield one
 

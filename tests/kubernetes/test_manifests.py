@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from callboard.rights import mongodb_ops_roles, mongodb_privileges, nats_subjects, nats_users
+from common.chassis.limits import ChassisLimits
 from common.group import load_group
-from common.server import DRAIN_SECONDS
 from common.settings import ProcessSettings, Settings, read_settings
 from tests.architecture.repository import SERVICES
 from tests.architecture.test_documentation import settings_of
@@ -178,7 +178,7 @@ def test_whoever_is_called_by_name_has_a_service_of_that_name_and_port() -> None
         (field.removesuffix("_url"), model.model_fields[field].default)
         for model in map(model_of, SERVED)
         for field in model.model_fields
-        if field.removesuffix("_url") in SERVICES
+        if field.endswith("_url") and field.removesuffix("_url") in SERVICES
     }
     for called, url in fields:
         (port,) = services[called]["spec"]["ports"]
@@ -198,7 +198,8 @@ def test_a_pod_is_given_the_time_to_finish(name: str) -> None:
     if of_kind("Service", objects("base")).get(name, {"spec": {}})["spec"].get("clusterIP") == "None":
         assert before >= 30 + 5, "DNS keeps an answer for 30 s where nobody told it otherwise"
     assert before >= 10, "an ingress controller takes some seconds to learn that a pod leaves"
-    assert spec["terminationGracePeriodSeconds"] > before + DRAIN_SECONDS + 10 + 6
+    stop = ChassisLimits()
+    assert spec["terminationGracePeriodSeconds"] > before + stop.drain_seconds + stop.finish_seconds + 6
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

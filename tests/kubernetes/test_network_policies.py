@@ -22,7 +22,7 @@ def calls() -> set[Edge]:
         (service, field.removesuffix("_url"))
         for service in SERVICES
         for field in settings_of(service).model_fields
-        if field.removesuffix("_url") in SERVICES
+        if field.endswith("_url") and field.removesuffix("_url") in SERVICES
     }
     return peers | {("gateway", route.service) for route in load_routes().all}
 

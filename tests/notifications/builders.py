@@ -30,10 +30,11 @@ from notifications.main import SERVICE
 from notifications.plugins import Notifier
 from notifications.plugins.discord import Discord
 from notifications.service import Notifications
+from notifications.settings import DiscordLimits, NotificationsLimits, NotificationsSettings
 from tests.standins.discord import Discord as Standin
 from tests.standins.discord import Webhook
 from tests.standins.discord import discord as discord_standin
-from tests.support import ROOT, Servers, settings, unique_id
+from tests.support import ROOT, Servers, settings, unconnected, unique_id
 
 GROUP = load_group(ROOT / "callboard.toml")
 
@@ -88,13 +89,12 @@ def plugin(
     database: Database,
     url: str,
     options: Mapping[str, str] | None = None,
-    *,
-    per_minute: float = 60_000,
+    **limits: float,
 ) -> Discord:
     """The plugin on this webhook; in most tests, it need not be as slow as Discord asks for."""
-    monkeypatch.setattr("notifications.plugins.discord._PER_MINUTE", per_minute)
     monkeypatch.setenv("CALLBOARD_DISCORD_WEBHOOK", url)
-    return Discord(PluginContext(group(options), "discord", database))
+    own = unconnected(NotificationsSettings, discord=DiscordLimits(**{"per_minute": 60_000} | limits))
+    return Discord(PluginContext(group(options), "discord", database, own))
 
 
 @asynccontextmanager
@@ -113,17 +113,20 @@ async def notifying(
     *others: tuple[str, Notifier],
     options: Mapping[str, str] | None = None,
     accounts_url: str = "http://accounts",
+    limits: NotificationsLimits | None = None,
+    discord: Mapping[str, float] | None = None,
     **given: Any,
 ) -> AsyncIterator[Park]:
-    """The use cases, which tell the `others` too; `given` is what the webhook is."""
+    """The use cases, which tell the `others` too; `discord` are limits of its plugin, `given` is what the webhook is."""
     accounts = Accounts()
     apps: Apps = {} if accounts_url != "http://accounts" else {"accounts": accounts.app}
     async with database(servers) as own, discord_standin() as standin:
         webhook = standin.webhook(**{"per_window": 10_000} | given)
         peer = Peer("accounts", accounts_url, servers.internal_token, apps, OutgoingLimits())
         try:
-            async with plugin(monkeypatch, own, webhook.url, options) as notifier:
-                service = Notifications(GROUP, own, peer, dict([*others, ("discord", notifier)]))
+            async with plugin(monkeypatch, own, webhook.url, options, **(discord or {})) as notifier:
+                notifiers = dict([*others, ("discord", notifier)])
+                service = Notifications(limits or NotificationsLimits(), GROUP, own, peer, notifiers)
                 yield Park(service, own, accounts, standin, webhook)
         finally:
             await peer.close()

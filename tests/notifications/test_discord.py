@@ -43,6 +43,10 @@ class Channel:
     standin: Standin
     webhook: Webhook
 
+    def limit(self, **limits: float) -> None:
+        """Give the plugin other limits."""
+        self.discord._limits = self.discord._limits.model_copy(update=limits)
+
     async def tell(self, *names: str) -> int:
         """Tell that these were approved."""
         return await self.discord.tell([news(name) for name in names])
@@ -130,7 +134,7 @@ async def test_without_being_told_it_keeps_to_what_discord_is_known_to_allow(
     async with channel(servers, monkeypatch, per_minute=30) as one:
         began = time.monotonic()
         await one.tell("Ann")
-        monkeypatch.setattr("notifications.plugins.discord._SECONDS", 0.5)
+        one.limit(message_seconds=0.5)
         for _ in range(20):
             try:
                 await one.tell("Ann")
@@ -184,10 +188,12 @@ async def test_what_is_not_known_to_be_written_is_written_again(
         if fault is Fault.SLOW:
             assert await one.tell("Ann") == 1
         else:
-            with monkeypatch.context() as soon, pytest.raises(Unavailable):
+            patient = one.discord._limits.message_seconds
+            with pytest.raises(Unavailable):
                 if fault is Fault.HANG:
-                    soon.setattr("notifications.plugins.discord._SECONDS", 0.5)
+                    one.limit(message_seconds=0.5)
                 await one.tell("Ann")
+            one.limit(message_seconds=patient)
         assert await one.tell("Bob") == 1
         assert one.webhook.lines[-1].startswith("**Bob**")
         assert refused() == 0
@@ -199,10 +205,9 @@ async def test_a_message_that_may_have_been_written_is_repeated_ever_more_rarely
 ) -> None:
     async with channel(servers, monkeypatch) as one:
         if fault is Fault.HANG:
-            monkeypatch.setattr("notifications.plugins.discord._SECONDS", 1.0)
+            one.limit(message_seconds=1.0)
         # All a hundred times as long, so that no rest is over before the next message.
-        monkeypatch.setattr("notifications.plugins.discord._FIRST_REST_SECONDS", 100.0)
-        monkeypatch.setattr("notifications.plugins.discord._LONGEST_REST_SECONDS", 1000.0)
+        one.limit(first_rest_seconds=100.0, longest_rest_seconds=1000.0)
         one.discord._rest_seconds = 100.0
         one.standin.faults.always(fault)
         rests = []
@@ -289,9 +294,9 @@ async def test_a_message_that_discord_does_not_take_says_why(
 async def test_no_error_and_no_line_of_ours_has_the_secret(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("notifications.plugins.discord._SECONDS", 0.3)
     caplog.set_level(logging.DEBUG)
     async with channel(servers, monkeypatch) as one:
+        one.limit(message_seconds=0.3)
         faults: list[Fault | Forged] = [*Fault, *(Forged(status, b"no") for status in (302, 400, 405, 404))]
         told = []
         for fault in faults:

@@ -18,20 +18,18 @@ from tests.contracts.people import CAST, GUEST, TRAINEE, Person
 from tests.standins import Fault
 from tests.standins.discord import Discord, Webhook, discord
 from tests.support import ROOT, wait_until
-from tests.support.machine import QUICK_ACK_WAIT, Change
+from tests.support.machine import Change
 
 NOT_NOTED = "sent but not noted"
-CHANGES = (
-    QUICK_ACK_WAIT,
-    Change("notifications.repository:LEASE", "set", 1.0),
+CHANGE = Change("notifications.repository:Repository.note_sent", "die before", name=NOT_NOTED)
+LIMITS = {
+    "bus": {"ack_wait_seconds": 1},
+    "consumer": {"longest_pause_seconds": 0.5, "longest_put_off_seconds": 0.5},
     # More than a busy machine takes: what is late is repeated, and told under an id in place of a name.
-    Change("notifications.plugins.discord:_SECONDS", "set", 5.0),
-    Change("notifications.service:_NAME_SECONDS", "set", 10.0),
-    Change("notifications.plugins.discord:_PER_MINUTE", "set", 600.0),
-    Change("common.messaging.limits:ConsumerLimits.longest_pause_seconds", "set", 0.5),
-    Change("common.messaging.limits:ConsumerLimits.longest_put_off_seconds", "set", 0.5),
-    Change("notifications.repository:Repository.note_sent", "die before", name=NOT_NOTED),
-)
+    "storage": {"answer_seconds": 5},
+    "notifications": {"name_seconds": 10, "lease_seconds": 25},
+    "discord": {"message_seconds": 5, "per_minute": 600},
+}
 MODERATOR, SHOWN_MODERATOR = "400000000000000004", "<@400000000000000004>"
 
 
@@ -84,7 +82,8 @@ async def told(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Told]:
             "CALLBOARD_DISCORD_WEBHOOK": webhook.url,
             "CALLBOARD_LOG_LEVEL": "DEBUG",
             "CALLBOARD_TEST_FOLDER": str(folder),
-            "CALLBOARD_TEST_CHANGES": json.dumps([vars(change) for change in CHANGES]),
+            "CALLBOARD_TEST_CHANGES": json.dumps([vars(CHANGE)]),
+            **{f"CALLBOARD_{room.upper()}": json.dumps(limits) for room, limits in LIMITS.items()},
         }
         park = await open_park(
             folder,

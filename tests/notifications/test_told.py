@@ -16,8 +16,9 @@ from common.events import Event
 from common.messaging.handling import Handled, Outcome
 from notifications.main import SERVICE
 from notifications.models import News
-from notifications.repository import LEASE, Repository
+from notifications.repository import Repository
 from notifications.service import Notifications
+from notifications.settings import NotificationsLimits
 from tests.notifications.builders import (
     GROUP,
     Park,
@@ -197,8 +198,7 @@ async def test_what_waits_shares_messages_that_discord_accepts(
 
 
 async def test_names_come_from_accounts(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notifications.service._NAME_SECONDS", 20.0)
-    async with notifying(servers, monkeypatch) as park:
+    async with notifying(servers, monkeypatch, limits=NotificationsLimits(name_seconds=20)) as park:
         known, unknown = unique_id(), unique_id()
         park.accounts.names[known] = "Ann_1"
         await twice(park, [submitted(user=known), submitted(user=unknown)])
@@ -245,9 +245,8 @@ UNSURE = (Fault.GARBAGE, Fault.CUT, Fault.CLOSED)
 async def test_whatever_goes_wrong_all_is_told_and_again_only_what_may_have_been_written(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, kinds: Sequence[Fault]
 ) -> None:
-    monkeypatch.setattr("notifications.plugins.discord._FIRST_REST_SECONDS", 0.01)
-    monkeypatch.setattr("notifications.plugins.discord._LONGEST_REST_SECONDS", 0.05)
-    async with notifying(servers, monkeypatch) as park:
+    soon = {"first_rest_seconds": 0.01, "longest_rest_seconds": 0.05}
+    async with notifying(servers, monkeypatch, discord=soon) as park:
         park.standin.faults.retry_after = 0.01
         park.standin.faults.at_random(0.4, seed=1, kinds=kinds)
         events = [granted(username=f"{number}" + "*" * 60, moderator="@" * 64) for number in range(100, 190)]
@@ -290,7 +289,10 @@ async def test_two_replicas_with_the_same_events_tell_each_once(
     async with notifying(servers, monkeypatch) as park:
         papers = [Paper(at_once=3) for _ in range(3)]
         replicas = [
-            Notifications(GROUP, park.database, park.service._accounts, {"paper": paper}) for paper in papers
+            Notifications(
+                NotificationsLimits(), GROUP, park.database, park.service._accounts, {"paper": paper}
+            )
+            for paper in papers
         ]
         events = [granted(username=str(number)) for number in range(60)]
         results = await asyncio.gather(*(replica.tell(events) for replica in replicas))
@@ -306,10 +308,10 @@ async def test_what_somebody_is_sending_is_left_alone_until_it_seems_dead(
 ) -> None:
     async with notifying(servers, monkeypatch) as park:
         event = approved()
-        assert await Repository(park.database).take(f"discord:{event.id}")
+        assert await Repository(park.database, NotificationsLimits()).take(f"discord:{event.id}")
         assert errors(await park.service.tell([event])) == [Unavailable]
         assert not park.lines
-        past = datetime.now(UTC) - LEASE - timedelta(seconds=1)
+        past = datetime.now(UTC) - timedelta(seconds=NotificationsLimits().lease_seconds + 1)
         await park.database["sent"].update_one({}, {"$set": {"at": past}})
         await twice(park, [event])
         assert len(park.lines) == 1

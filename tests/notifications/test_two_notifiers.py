@@ -13,6 +13,7 @@ from common.messaging.handling import Outcome
 from common.messaging.limits import ConsumerLimits
 from notifications.main import SERVICE
 from notifications.service import Notifications
+from notifications.settings import NotificationsLimits
 from tests.common.test_bus import connected
 from tests.notifications.builders import GROUP, granted, notifying, shift
 from tests.notifications.test_told import Paper
@@ -47,7 +48,7 @@ async def test_one_that_is_refused_for_good_holds_up_nothing_that_the_other_is_t
                 deliveries.update(event.id for event in events)
                 return await super().tell(events)
 
-        use_cases = Watched(GROUP, park.database, park.service._accounts, notifiers)
+        use_cases = Watched(NotificationsLimits(), GROUP, park.database, park.service._accounts, notifiers)
         soon = ConsumerLimits(longest_put_off_seconds=0.1)
         handlers = dict.fromkeys(SERVICE.handles, Watched.tell)
         consumer = Consumer(bus, f"told_{unique_id()}", park.database, handlers, use_cases, soon)

@@ -1,7 +1,9 @@
 """One shifts service for the tests of this folder, with a real certifications service beside it."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +16,7 @@ from common.outgoing.local import Apps
 from shifts import main as shifts
 from shifts.service import Shifts
 from shifts.settings import ShiftsSettings
-from tests.support import Servers, running, settings
+from tests.support import Servers, patience, running, settings
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,24 @@ class Park:
     certifications: Database
 
 
-@pytest.fixture(scope="module")
-def patient() -> Iterator[None]:
+@pytest.fixture(scope="package", autouse=True)
+def _patience() -> Iterator[None]:
     """What a busy machine makes slow is waited for, and no shift is answered 503 for it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.mongo.TIMEOUT_SECONDS", 20.0)
-        for name in ("DEADLINE_SECONDS", "LOCKED_SECONDS", "CERTIFICATIONS_SECONDS"):
-            patch.setattr(f"shifts.service.{name}", 20.0)
+    with patience():
         yield
 
 
 @pytest.fixture(scope="module")
 async def park(servers: Servers) -> AsyncIterator[Park]:
     """The service, for a whole file of tests."""
-    own = settings(ShiftsSettings, servers)
+    async with open_park(servers) as one:
+        yield one
+
+
+@asynccontextmanager
+async def open_park(servers: Servers, **given: Any) -> AsyncIterator[Park]:
+    """The service with the settings that are `given`."""
+    own = settings(ShiftsSettings, servers, **given)
     neighbour = settings(CertificationsSettings, servers)
     certifications_app = create_app(certifications.SERVICE, neighbour)
     apps: Apps = {"certifications": certifications_app}

@@ -11,8 +11,6 @@ from tests.shifts.builders import bare, log, shift
 from tests.shifts.conftest import Park
 from tests.support import unique_id
 
-pytestmark = pytest.mark.usefixtures("patient")
-
 NOW = 1_700_000_000
 MINUTE, HOUR, DAY = 60, 3600, 24 * 3600
 

@@ -1,25 +1,25 @@
 """A person whom a process left locked when it died between its writes and its commit."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from shifts.service import DEADLINE_SECONDS, LOCKED_SECONDS
+from shifts.settings import ShiftsLimits
 from tests.shifts.builders import log, shift
-from tests.shifts.conftest import Park
-from tests.support import wait_until
+from tests.shifts.conftest import Park, open_park
+from tests.support import Servers, wait_until
 
 
-def test_a_request_has_time_for_the_waits_for_a_locked_person() -> None:
-    assert 3 * LOCKED_SECONDS < DEADLINE_SECONDS / 2
+@pytest.fixture(scope="module")
+async def park(servers: Servers) -> AsyncIterator[Park]:
+    """A service that waits for a locked person as briefly as it does on a quick machine."""
+    async with open_park(servers, shifts=ShiftsLimits(log_seconds=30)) as one:
+        yield one
 
 
-async def test_a_locked_person_is_set_aside_and_the_others_are_logged_meanwhile(
-    park: Park, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for limit in ("shifts.service.DEADLINE_SECONDS", "common.mongo.TIMEOUT_SECONDS"):
-        monkeypatch.setattr(limit, 30.0)  # a machine that pauses does not reach them
+async def test_a_locked_person_is_set_aside_and_the_others_are_logged_meanwhile(park: Park) -> None:
     locked: dict[str, Any] = {}
 
     async def are_logged() -> bool:

@@ -16,8 +16,6 @@ from tests.shifts.builders import bare, log, recorded_shift, shift
 from tests.shifts.conftest import Park
 from tests.support import unique_id
 
-pytestmark = pytest.mark.usefixtures("patient")
-
 NOW = int(time.time()) - 20_000
 DAY = 24 * 3600
 REVOKED_AT = datetime.fromtimestamp(NOW, UTC)

@@ -16,7 +16,6 @@ from tests.support import Servers, running, settings, unique_id, wait_until
 from tests.support.plans import Sent, listen, slow_plans
 
 
-@pytest.mark.usefixtures("patient")
 async def test_every_query_of_shifts_uses_an_index(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     neighbour = settings(CertificationsSettings, servers)
     owner = create_app(certifications.SERVICE, neighbour)

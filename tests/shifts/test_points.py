@@ -52,7 +52,6 @@ class Fine:
         return Fraction(3 * self._denominator // 4, self._denominator)
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_policy_may_answer_any_fraction(park: Park, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(park.service, "_policy", Fine())
     user = unique_id()

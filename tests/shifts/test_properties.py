@@ -66,7 +66,6 @@ class Replicas:
 async def replicas(
     servers: Servers,
     tmp_path_factory: pytest.TempPathFactory,
-    patient: None,  # noqa: ARG001 - in use while they run
 ) -> AsyncIterator[Replicas]:
     """The service with points that leave fractions; certifications, when asked, knows nobody."""
     points = {"points = 1": f"points = {float(POINTS)}", "training_points = 0": "training_points = 0.25"}

@@ -3,14 +3,15 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from callboard.databases import migrate_database
@@ -41,6 +42,22 @@ def settings(model: type[S], servers: Servers, **given: Any) -> S:
         "config": ROOT / "callboard.toml",
     }
     return read_settings(model, **values | given)
+
+
+def unconnected(model: type[S], **given: Any) -> S:
+    """A service's settings for what reads its limits and no more."""
+    return settings(model, Servers("mongodb://nowhere", "nats://nowhere", "t" * 32), **given)
+
+
+@contextmanager
+def patience(factor: float = 10) -> Iterator[None]:
+    """What is opened in here waits so many times longer, as a busy machine asks for.
+
+    Who tests that something is given up says `patience=1`, or has limits of their own.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("CALLBOARD_PATIENCE", str(factor))
+        yield
 
 
 def unique_id() -> int:

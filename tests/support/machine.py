@@ -44,30 +44,23 @@ _CHANGES = Path(__file__).with_name("changes")
 
 @dataclass(frozen=True)
 class Change:
-    """A change to the product in the processes of one machine: `target` is "module:name".
+    """A change to a coroutine function in the processes of one machine: `target` is "module:name".
 
-    "set" gives a constant, or a limit ("module:Limits.name"), another `value` (seconds, where it is a time). The others change a coroutine function
-    once a test arms them, by `name`: the process dies at its next call, or each call raises until disarmed;
-    the first `skip` calls pass.
+    Once a test arms it, by `name`, the process dies at its next call, or each call raises until disarmed; the first
+    `skip` calls pass.
     """
 
     target: str
-    do: Literal["set", "die before", "die after", "raise"]
-    value: float | None = None
-    name: str = ""
+    do: Literal["die before", "die after", "raise"]
+    name: str
     skip: int = 0
 
 
-QUICK_ACK_WAIT = Change("common.messaging.limits:BusLimits.ack_wait_seconds", "set", 1.0)
-"""What a consumer does not acknowledge comes again after a second, not 30."""
+QUICK_ACK_WAIT = '{"ack_wait_seconds": 1}'
+"""For `machine(bus=...)`: what a consumer does not acknowledge comes again after a second, not 30."""
 
-PATIENT = (
-    Change("common.mongo:TIMEOUT_SECONDS", "set", 20.0),
-    Change("shifts.service:CERTIFICATIONS_SECONDS", "set", 8.0),
-    Change("shifts.service:DEADLINE_SECONDS", "set", 9.0),
-)
-"""A request takes as long as it does on a busy machine, and is not answered 503; below the gateway's own limit."""
-
+PATIENCE = "10"
+"""For `machine(patience=...)`: a request takes as long as it does on a busy machine, and is not answered 503."""
 
 PATIENT_CALLERS = '{"silent_seconds": 3, "probe_seconds": 5, "probe_lifetime": 10}'
 """A replica is not taken for silent on a machine that is busy."""

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.gateway.builders import served
 from tests.support import wait_until
-from tests.support.machine import PATIENT, SERVICES, Change, Machine, machine
+from tests.support.machine import PATIENCE, SERVICES, Change, Machine, machine
 
 Attributes = dict[str, str | int]
 
@@ -140,7 +140,8 @@ async def traced(
     async with served(collector) as url:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(send_after_milliseconds))
-            every = (*PATIENT, *changes)
-            async with machine(is_one_process=is_one_process, changes=every, otlp_endpoint=url) as one:
+            async with machine(
+                is_one_process=is_one_process, changes=changes, patience=PATIENCE, otlp_endpoint=url
+            ) as one:
                 await one.start(*names)
                 yield Traced(one, collector, names[-1])

@@ -15,7 +15,7 @@ import pytest
 from callboard.servers import free_port
 from tests.gateway.builders import echoes, headers_of, open_gateway, served
 from tests.support import ROOT, Servers, wait_until
-from tests.support.machine import PATIENT, Change, machine
+from tests.support.machine import PATIENCE, machine
 from tests.support.visitors import Visitors, visitors
 from tests.tracing.collector import Collector, traced
 
@@ -73,7 +73,7 @@ async def test_without_our_setting_nothing_is_sent_and_the_log_names_no_trace(
             ("FASTAPI_OTEL_AUTO_CONFIGURE", "true"),
         ):
             monkeypatch.setenv(name, value)
-        async with machine(is_one_process=True, changes=PATIENT) as one:
+        async with machine(is_one_process=True, patience=PATIENCE) as one:
             await one.start("callboard")
             async with visitors(one) as guest:
                 assert (await guest.log(1)).status_code == 200
@@ -98,8 +98,7 @@ async def test_what_a_caller_says_of_a_trace_reaches_no_service(servers: Servers
 async def test_spans_that_wait_are_sent_before_a_process_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     for setting in ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"):
         monkeypatch.setenv(setting, "100000")  # more than asking again and again makes of them
-    patience = Change("common.tracing:_FLUSH_SECONDS", "set", 25.0)
-    async with traced("one process", changes=(patience,), send_after_milliseconds=600_000) as park:
+    async with traced("one process", send_after_milliseconds=600_000) as park:
         worker = await park.machine.person()
         async with visitors(park.machine) as guest:
             answer = await guest.log(worker.id)
@@ -139,7 +138,7 @@ async def test_a_collector_that_does_not_answer_changes_nothing(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")  # who waited for the collector would wait so long
     async with (
         collector() as url,
-        machine(is_one_process=True, changes=PATIENT, otlp_endpoint=url) as one,
+        machine(is_one_process=True, patience=PATIENCE, otlp_endpoint=url) as one,
     ):
         await one.start("callboard")
         workers = await one.people(50, "Cast Member")

@@ -39,14 +39,16 @@ def create(settings: GatewaySettings, apps: Apps | None = None) -> FastAPI:
         async with AsyncExitStack() as stack:
             client, database = connect(settings, NAME)
             stack.push_async_callback(client.close)
-            await wait_until_migrated(database, COLLECTIONS)
-            policies = list((await enter(stack, POLICIES, group, database)).values())
+            await wait_until_migrated(database, COLLECTIONS, settings.storage)
+            policies = list((await enter(stack, POLICIES, group, database, settings)).values())
             upstreams = await stack.enter_async_context(Upstreams(settings, apps or {}))
             stack.enter_context(_metrics_page(settings))
-            app.state.proxy = Proxy(routes, policies, upstreams, settings.trusted_proxies, tracer)
+            app.state.proxy = Proxy(
+                routes, policies, upstreams, settings.trusted_proxies, tracer, settings.patience
+            )
             app.state.docs = Docs(routes, upstreams)
             app.state.status = Status(routes, upstreams)
-            app.state.health = Health(database, bus=None)
+            app.state.health = Health(database, None, settings.storage.ping_seconds)
             yield
 
     app = bare_app(NAME, lifespan, Door, openapi_url=None)
@@ -79,7 +81,7 @@ def serve(app: FastAPI, settings: GatewaySettings, name: str) -> None:
         settings,
         name,
         http=ClientConnection,
-        drain_seconds=0,
+        drains=False,
         tls_cert=settings.tls_cert,
         tls_key=settings.tls_key,
     )

@@ -101,7 +101,9 @@ class Proxy:
         upstreams: Upstreams,
         trusted_proxies: Sequence[Network],
         tracer: Tracer | None = None,
+        patience: float = 1.0,
     ) -> None:
+        self._patience = patience
         self._routes = routes
         self._checks = [policy.check for policy in policies]
         self._refused = [policy.refused for policy in policies if isinstance(policy, SeesRefusals)]
@@ -138,7 +140,7 @@ class Proxy:
                 query,
                 _signed(forwarded, record, call),
                 body,
-                route.seconds,
+                route.seconds * self._patience,
                 _is_repeatable(route, forwarded),
             )
             record.sent = time.perf_counter()

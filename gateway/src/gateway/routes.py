@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from common.chassis.limits import HopLimits
 from common.errors import ConfigurationError
 from common.text_files import read_text
 from gateway.errors import NotFound
@@ -35,7 +36,8 @@ class Route(BaseModel):
     rate: Rate | None = None
     rate_by: str | None = Field(None, pattern=r"^[a-z_]+$")
     max_body_bytes: int = Field(16_384, ge=0)
-    seconds: float = Field(10, gt=0)
+    seconds: float = Field(HopLimits().request_seconds, gt=0)
+    """How long the answer may take; on a slow machine, patience multiplies it."""
 
     @field_validator("path")
     @classmethod

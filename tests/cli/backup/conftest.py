@@ -10,13 +10,13 @@ from tests.cli.backup.parks import RUNNING, STRANGE, Saved, log_all, traffic, ve
 from tests.cli.machine import CALLBOARD, run
 from tests.support import unique_id, wait_until
 from tests.support.accounting import is_counted, log
-from tests.support.machine import PATIENT, Machine, machine
+from tests.support.machine import PATIENCE, Machine, machine
 
 
 @pytest.fixture(scope="package")
 async def saved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Saved]:
     """Backed up while shifts are logged, some are in NATS and not handled yet, and some have not reached NATS."""
-    async with machine(changes=PATIENT) as park:
+    async with machine(patience=PATIENCE) as park:
         await park.start(*RUNNING)
         async with park.service("shifts") as client, park.mongodb() as mongodb:
             await mongodb["accounts"]["of_a_plugin"].insert_one(STRANGE)
@@ -40,7 +40,7 @@ async def saved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Saved
 @pytest.fixture(scope="package")
 async def fresh() -> AsyncIterator[Machine]:
     """A machine whose databases nobody used yet; it has its first keys."""
-    async with machine(changes=PATIENT) as one:
+    async with machine(patience=PATIENCE) as one:
         yield one
 
 

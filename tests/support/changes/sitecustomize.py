@@ -1,4 +1,4 @@
-"""Changes that a test makes in a process that it starts: to a constant, a limit, or to what a function does.
+"""Changes that a test makes in a process that it starts: to what a function does.
 
 Python imports this module at its start when its folder is on PYTHONPATH. CALLBOARD_TEST_CHANGES is a JSON list;
 `tests.support.machine` makes its entries.
@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +49,7 @@ def _make(change: Mapping[str, Any], armed: Path) -> None:
     module, _, path = change["target"].partition(":")
     *owners, name = path.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
-    if name in getattr(owner, "model_fields", {}):
-        owner.model_fields[name].default = change["value"]
-        owner.model_rebuild(force=True)
-        return
-    before = getattr(owner, name)
-    if change["do"] == "set":
-        is_time = isinstance(before, timedelta)
-        setattr(owner, name, timedelta(seconds=change["value"]) if is_time else change["value"])
-    else:
-        setattr(owner, name, _changed(before, change, armed))
+    setattr(owner, name, _changed(getattr(owner, name), change, armed))
 
 
 def _make_all(process: str) -> None:

@@ -86,7 +86,7 @@ async def examine(given: Path | None, tell: Tell) -> None:
             tell(Finding(False, f"CALLBOARD_MONGO_URL: {_sentence(error)}", "Mend the URL."))
             is_named = False
             databases = await stack.enter_async_context(open_databases(_nowhere()))
-        loaded = _load_plugins(group, databases, tell) if group else []
+        loaded = _load_plugins(group, databases, settings, tell) if group else []
         if is_named:
             async for finding in _examine_mongodb(databases):
                 tell(finding)
@@ -134,14 +134,16 @@ def _read_group(path: Path, tell: Tell) -> Group | None:
     return group
 
 
-def _load_plugins(group: Group, databases: Mapping[str, Database], tell: Tell) -> list[_Loaded]:
+def _load_plugins(
+    group: Group, databases: Mapping[str, Database], settings: Settings, tell: Tell
+) -> list[_Loaded]:
     loaded = []
     for found in plugins(group):
         if not found.is_active:
             continue
         label = f"{found.name} ({found.point.name})"
         try:
-            plugin = load(found.point, found.name, group, databases[plugin_points()[found.point]])
+            plugin = load(found.point, found.name, group, databases[plugin_points()[found.point]], settings)
         except ConfigurationError as error:
             tell(Finding(False, _sentence(error), _how_to_load(found, str(error))))
         else:

@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-_LONGEST_PING_SECONDS = 1.0
 
 _TOKEN = TOKEN_HEADER.encode()
 _KEY_NAME = KEY_NAME_HEADER.encode()
@@ -64,13 +63,13 @@ def create_app(service: Service[S], settings: S, apps: Apps | None = None) -> Fa
         async with AsyncExitStack() as stack:
             client, database = connect(settings, name)
             stack.push_async_callback(client.close)
-            await wait_until_migrated(database, service.all_collections)
+            await wait_until_migrated(database, service.all_collections, settings.storage)
             bus = Bus(settings, name)
             outbox = Outbox(database)
             stack.push_async_callback(bus.close)
             await stack.enter_async_context(background(bus.run))
             if service.publishes:
-                stack.push_async_callback(_flush, outbox, bus)
+                stack.push_async_callback(_flush, outbox, bus, settings.chassis.flush_seconds)
                 await stack.enter_async_context(background(partial(outbox.relay, bus)))
             chassis = Chassis(settings, group, database, outbox, apps or {}, stack)
             app.state.service = await stack.enter_async_context(service.open(chassis))
@@ -79,7 +78,7 @@ def create_app(service: Service[S], settings: S, apps: Apps | None = None) -> Fa
                     bus, name, database, service.handles, app.state.service, settings.consumer, tracer
                 )
                 await stack.enter_async_context(background(consumer.run))
-            app.state.health = Health(database, bus)
+            app.state.health = Health(database, bus, settings.storage.ping_seconds)
             yield
 
     endpoints = {
@@ -163,6 +162,7 @@ class Health:
 
     database: Database
     bus: Bus | None
+    ping_seconds: float
     is_draining: bool = False
 
     async def report(self) -> tuple[bool, dict[str, str]]:
@@ -172,7 +172,7 @@ class Health:
         reason to send it no requests.
         """
         try:
-            with pymongo.timeout(_LONGEST_PING_SECONDS):
+            with pymongo.timeout(self.ping_seconds):
                 await self.database.command("ping")
             mongodb = "up"
         except PyMongoError:
@@ -341,9 +341,9 @@ async def _metrics(_: Request) -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _flush(outbox: Outbox, bus: Bus) -> None:
+async def _flush(outbox: Outbox, bus: Bus, seconds: float) -> None:
     try:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(seconds):
             await outbox.flush(bus)
     except Exception as error:
         logger.info("events stay in the outbox for the next start: %s", type(error).__name__)

@@ -23,17 +23,14 @@ from common.errors import InvalidQuery, KeyReused, StillRunning
 from common.events import new_id
 from common.logs import key_name
 from common.mongo import Collection, Database, Document, Documents, Session
+from common.storage.limits import StorageLimits
 
 if TYPE_CHECKING:  # the operator's command knows the collection, but needs no server
     from fastapi import Request
 
 REMEMBERED = timedelta(days=7)
-PENDING = timedelta(seconds=60)
-"""An act that is pending for longer was broken off: the next request with its key takes it over."""
 
 _MAX_LENGTH = 255
-_WAIT_SECONDS = 2.0
-_POLL_SECONDS = 0.05
 
 IDEMPOTENCY = Collection(
     "idempotency",
@@ -114,8 +111,9 @@ def read_attempt(request: "Request", *given: BaseModel) -> Attempt | None:
 class IdempotencyRecords:
     """The Idempotency-Keys that one service was given in the last seven days."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: StorageLimits) -> None:
         self._records = database[IDEMPOTENCY.name]
+        self._limits = limits
 
     async def find(self, attempt: Attempt | None, session: Session | None = None) -> Made | None:
         """What an earlier attempt made; None for a first one. Raises KeyReused.
@@ -137,7 +135,7 @@ class IdempotencyRecords:
 
         Where the claim says what an earlier attempt `made`, there is nothing to do. Otherwise do the act, and call
         `finish` in the transaction that ends it. An act that raises leaves nothing behind. Raises KeyReused, and
-        StillRunning when another attempt takes longer than 2 s.
+        StillRunning when another attempt takes too long.
         """
         token = new_id()
         made = await self._begin(attempt, token) if attempt else None
@@ -151,13 +149,14 @@ class IdempotencyRecords:
             raise
 
     async def _begin(self, attempt: Attempt, token: str) -> Made | None:
-        deadline = time.monotonic() + _WAIT_SECONDS
+        limits = self._limits
+        deadline = time.monotonic() + limits.same_act_seconds
         while True:
             now = datetime.now(UTC)
             broken_off = {
                 "made": {"$exists": False},
                 "fingerprint": attempt.fingerprint,
-                "at": {"$lte": now - PENDING},
+                "at": {"$lte": now - timedelta(seconds=limits.abandoned_act_seconds)},
             }
             free = {"_id": attempt.id, "$or": [{"at": {"$lte": now - REMEMBERED}}, broken_off]}
             pending = {"fingerprint": attempt.fingerprint, "at": now, "claimed_by": token}
@@ -170,7 +169,7 @@ class IdempotencyRecords:
                 return None
             if time.monotonic() >= deadline:
                 raise StillRunning
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(limits.same_act_poll_seconds)
 
     async def _find(self, attempt: Attempt, session: Session | None = None) -> Document | None:
         remembered = {"_id": attempt.id, "at": {"$gt": datetime.now(UTC) - REMEMBERED}}

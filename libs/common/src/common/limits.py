@@ -25,6 +25,16 @@ class Limits(BaseModel):
         return cls(**{name: field.default * factor for name, field in fields if _WAIT in field.metadata})
 
 
+def must_be_below(shorter: tuple[str, float], longer: tuple[str, float]) -> None:
+    """For a validator: two limits (what they are for, in seconds) of which the first must end before the second.
+
+    Raises ValueError with a sentence.
+    """
+    if shorter[1] >= longer[1]:
+        (what, seconds), (limit, most) = shorter, longer
+        raise ValueError(f"{what} may take {seconds:g} s, which must be below {limit} of {most:g} s")
+
+
 L = TypeVar("L", bound=Limits)
 
 

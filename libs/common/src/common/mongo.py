@@ -31,6 +31,7 @@ from pymongo.write_concern import WriteConcern
 
 from common.errors import ConfigurationError, Locked
 from common.settings import ProcessSettings
+from common.storage.limits import StorageLimits
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,6 @@ Session = AsyncClientSession
 
 RESTORING = "restoring"
 """The collection that is there for as long as a backup is only half restored."""
-
-TIMEOUT_SECONDS = 2.0
-"""One operation, or one transaction as a whole; below the gateway's time limit."""
-
-_LONGEST_WAIT_SECONDS = 30.0
 
 _VERSION = "callboard "
 """How the description of a validator begins that says which version of the collection it belongs to."""
@@ -86,17 +82,15 @@ class Collection:
 
 
 class _Client(AsyncMongoClient[Document]):
-    """Is closed by the last of its users, and in a second also when MongoDB is away.
-
-    The driver would try to tell it for half a minute.
-    """
+    """Is closed by the last of its users, and soon also when MongoDB is away."""
 
     users = 1
+    close_seconds = 1.0
 
     async def close(self) -> None:
         self.users -= 1
         if self.users == 0:
-            with pymongo.timeout(1):
+            with pymongo.timeout(self.close_seconds):
                 await super().close()
 
 
@@ -107,12 +101,14 @@ def connect(settings: ProcessSettings, service: str) -> tuple[_Client, Database]
     """A client of the running event loop, and the service's own database. Close the client when done."""
     client = _shared.get()
     if client is None:
+        limits = settings.storage
         client = _Client(
             settings.mongo_url.get_secret_value(),
             appname=service,
-            timeoutMS=int(TIMEOUT_SECONDS * 1000),
+            timeoutMS=int(limits.answer_seconds * 1000),
             tz_aware=True,
         )
+        client.close_seconds = limits.close_seconds
     else:
         client.users += 1
     return client, client.get_database(service, write_concern=_DURABLE)
@@ -134,11 +130,17 @@ async def shared_client(settings: ProcessSettings, name: str) -> AsyncIterator[N
         await client.close()
 
 
+def answer_seconds(database: Database) -> float | None:
+    """How long one operation, or one transaction as a whole, may take (see StorageLimits); None for ever."""
+    seconds: float | None = database.client.options.timeout
+    return seconds
+
+
 async def transaction(
     database: Database,
     work: Callable[[Session], Awaitable[T]],
     *,
-    locked_seconds: float = TIMEOUT_SECONDS,
+    locked_seconds: float = math.inf,
 ) -> T:
     """What `work` answers, after all that it wrote with the given session is committed and durable.
 
@@ -164,7 +166,7 @@ async def transaction(
         return result
 
     try:
-        with pymongo.timeout(TIMEOUT_SECONDS):
+        with pymongo.timeout(answer_seconds(database)):
             async with database.client.start_session() as session:
                 return await session.with_transaction(
                     attempt, read_concern=ReadConcern("snapshot"), write_concern=_DURABLE
@@ -334,17 +336,19 @@ def _differences(found: Mapping[str, Any] | None, wanted: IndexModel) -> str:
     )
 
 
-async def wait_until_migrated(database: Database, collections: Sequence[Collection]) -> None:
+async def wait_until_migrated(
+    database: Database, collections: Sequence[Collection], limits: StorageLimits
+) -> None:
     """`check_migrated` for a service that starts."""
-    await when_there(lambda: check_migrated(database, collections))
+    await when_there(lambda: check_migrated(database, collections), limits)
 
 
-async def when_there(work: Callable[[], Awaitable[None]]) -> None:
+async def when_there(work: Callable[[], Awaitable[None]], limits: StorageLimits) -> None:
     """For a service that starts: one that is there before MongoDB, or while it is slow, waits for it, for a while.
 
     Let `work` be safe to repeat.
     """
-    deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+    deadline = time.monotonic() + limits.start_seconds
     while True:
         try:
             return await work()
@@ -352,7 +356,7 @@ async def when_there(work: Callable[[], Awaitable[None]]) -> None:
             if not is_outage(error) or time.monotonic() > deadline:
                 raise
             logger.warning("the start waits for MongoDB: %s", type(error).__name__)
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(limits.start_poll_seconds)
 
 
 def _run_migrate(database: Database, missing: str) -> str:

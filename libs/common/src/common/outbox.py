@@ -6,6 +6,7 @@ by the next relay that looks. An event may be published twice, never not at all.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from common import metrics
 from common.errors import Unavailable
 from common.events import Event
 from common.logs import LogThrottle
-from common.mongo import TIMEOUT_SECONDS, Collection, Database, Document, Session, is_outage
+from common.mongo import Collection, Database, Document, Session, answer_seconds, is_outage
 from common.tracing import traceparent
 
 if TYPE_CHECKING:  # the operator's command knows outboxes, but needs no client of NATS
@@ -50,6 +51,7 @@ class Outbox:
         # Nobody waits for the journal here: a mark that is lost makes an event come twice, no more.
         self._marks = database.get_collection(OUTBOX.name, write_concern=WriteConcern(w=1))
         self._service = database.name
+        self._answer_seconds = answer_seconds(database) or math.inf
         self._added: dict[str, float] = {}
         self._committed = asyncio.Event()
         self._log_throttle = LogThrottle()
@@ -144,7 +146,7 @@ class Outbox:
 
     def _forget_finished(self) -> None:
         # By now, what was added before is committed, so that a look finds it, or never will be.
-        latest = time.monotonic() - TIMEOUT_SECONDS
+        latest = time.monotonic() - self._answer_seconds
         self._added = {event_id: at for event_id, at in self._added.items() if at > latest}
 
     async def _tell_depth(self, rows: Sequence[Document], batch: int) -> None:

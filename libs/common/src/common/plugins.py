@@ -15,8 +15,9 @@ from typing_extensions import get_protocol_members
 
 from common.errors import ConfigurationError
 from common.group import Group
+from common.limits import L
 from common.mongo import Database
-from common.settings import read_secret
+from common.settings import ProcessSettings, read_secret
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,19 @@ Options = TypeVar("Options", bound=BaseModel)
 
 @dataclass(frozen=True)
 class PluginContext:
-    """What a plugin may build on: the group's configuration, its own options, the service's database."""
+    """What a plugin may build on: the group's configuration, its own options, the service's database and limits."""
 
     group: Group
     name: str
     database: Database
+    settings: ProcessSettings | None = None
+
+    def limits(self, room: type[L]) -> L:
+        """The limits of a room: those of the settings; of one that they do not have, the defaults with patience."""
+        for _, value in self.settings or ():
+            if isinstance(value, room):
+                return value
+        return room.with_patience(self.settings.patience if self.settings else 1.0)
 
     def options(self, model: type[Options]) -> Options:
         """The table `plugins.options.<name>` as `model`. Raises ConfigurationError that names the key."""
@@ -74,7 +83,9 @@ class PluginContext:
         return value
 
 
-def load(point: PluginPoint, name: str, group: Group, database: Database) -> Any:
+def load(
+    point: PluginPoint, name: str, group: Group, database: Database, settings: ProcessSettings | None = None
+) -> Any:
     """The plugin of this name. Raises ConfigurationError where there is none, or it is not what the point asks for."""
     found = entry_points(group=point.entries, name=name)
     if not found:
@@ -83,7 +94,7 @@ def load(point: PluginPoint, name: str, group: Group, database: Database) -> Any
     entry = next(iter(found))
     try:
         factory: Callable[[PluginContext], Any] = entry.load()
-        plugin = factory(PluginContext(group, name, database))
+        plugin = factory(PluginContext(group, name, database, settings))
     except ConfigurationError:
         raise
     except Exception as error:
@@ -97,7 +108,7 @@ def load(point: PluginPoint, name: str, group: Group, database: Database) -> Any
 
 
 async def enter(
-    stack: AsyncExitStack, point: PluginPoint, group: Group, database: Database
+    stack: AsyncExitStack, point: PluginPoint, group: Group, database: Database, settings: ProcessSettings
 ) -> dict[str, Any]:
     """The plugins that this group uses, by name, in order; those that hold something open until the stack is closed.
 
@@ -105,7 +116,7 @@ async def enter(
     """
     plugins: dict[str, Any] = {}
     for name in point.names(group):
-        plugin = plugins[name] = load(point, name, group, database)
+        plugin = plugins[name] = load(point, name, group, database, settings)
         if isinstance(plugin, AbstractAsyncContextManager):
             await stack.enter_async_context(plugin)
     return plugins

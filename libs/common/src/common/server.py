@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import socket
 import sys
 import time
@@ -13,12 +14,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from common.chassis.limits import ChassisLimits
 from common.logs import configure_logging
 from common.settings import ProcessSettings
 from common.tracing import stop_tracing
-
-DRAIN_SECONDS = 3.0
-"""How long a service that stops still answers callers that keep connections open: longer than they stay idle."""
 
 IDLE_SECONDS = 130
 """How long a connection is kept between two requests: longer than those in front of us keep theirs (nginx and AWS's
@@ -34,21 +33,21 @@ def run(
     name: str,
     *,
     http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
-    drain_seconds: float = DRAIN_SECONDS,
+    drains: bool = True,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is in flight; HTTPS where a certificate is given.
 
-    `http` is the class that serves one connection. For at most `drain_seconds`, callers that keep connections
-    open are still answered and told to go.
+    `http` is the class that serves one connection. One that `drains` still answers callers that keep connections
+    open for a while, and tells them to go.
     """
     configure_logging(name, settings.log_level)
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # with the freeze, measured to halve the slowest answers
     config = uvicorn_config(app, settings, http=http, tls_cert=tls_cert, tls_key=tls_key)
-    server = _Server(config, app, drain_seconds)
+    server = _Server(config, app, settings.chassis, drains=drains)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
@@ -75,7 +74,7 @@ def uvicorn_config(
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=math.ceil(settings.chassis.finish_seconds),
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,
     )
@@ -88,10 +87,11 @@ class _Server(uvicorn.Server):
     took effect.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, limits: ChassisLimits, *, drains: bool) -> None:
         super().__init__(config)
         self._app = app
-        self._drain_seconds = drain_seconds
+        self._drain_seconds = limits.drain_seconds if drains else 0.0
+        self._trace_seconds = limits.trace_seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.health.is_draining = True
@@ -102,4 +102,4 @@ class _Server(uvicorn.Server):
         ):
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
-        stop_tracing()
+        stop_tracing(self._trace_seconds)

@@ -46,7 +46,7 @@ class Chassis(Generic[S]):
 
     async def plugins(self, point: PluginPoint) -> Mapping[str, Any]:
         """The plugins of this point that the group uses, by name, in order; left with this service."""
-        return await enter(self.stack, point, self.group, self.database)
+        return await enter(self.stack, point, self.group, self.database, self.settings)
 
     async def background(self, work: Work) -> None:
         """Run `work` for as long as the service runs; it starts again should it fail."""

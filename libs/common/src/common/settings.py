@@ -7,9 +7,9 @@ folder that `CALLBOARD_SECRETS_DIR` names; the variable wins.
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -19,10 +19,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from common.chassis.limits import ChassisLimits, HopLimits
 from common.errors import ConfigurationError
-from common.limits import limits_of
+from common.limits import Limits, limits_of, must_be_below
 from common.messaging.limits import BusLimits, ConsumerLimits
 from common.outgoing.limits import OutgoingLimits
+from common.storage.limits import StorageLimits
 from common.text_files import read_text
 
 
@@ -54,12 +56,39 @@ class ProcessSettings(BaseSettings):
         1.0, ge=0.1, le=100, description="how many times longer is waited than usual, for a slow machine"
     )
     outgoing: OutgoingLimits = limits_of(OutgoingLimits)
+    hop: HopLimits = limits_of(HopLimits)
+    chassis: ChassisLimits = limits_of(ChassisLimits)
+    storage: StorageLimits = limits_of(StorageLimits)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
         description="OpenTelemetry collector that gets traces (OTLP over HTTP), without `/v1/traces`",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _limits_that_are_not_given_keep_their_patience(cls, value: Any, info: ValidationInfo) -> Any:
+        room = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, dict) and isinstance(room, type) and issubclass(room, Limits):
+            return room.with_patience(info.data.get("patience", 1.0)).model_dump() | value
+        return value
+
+    @model_validator(mode="after")
+    def _limits_fit_together(self) -> Self:
+        must_be_below(
+            ("an operation of MongoDB", self.storage.answer_seconds),
+            ("the gateway's time limit", self.hop.request_seconds),
+        )
+        must_be_below(
+            ("the wait for another request with the same Idempotency-Key", self.storage.same_act_seconds),
+            ("the gateway's time limit", self.hop.request_seconds),
+        )
+        must_be_below(
+            ("an idle connection to a service", self.outgoing.idle_seconds),
+            ("the time that a service which stops still answers", self.chassis.drain_seconds),
+        )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -87,6 +116,14 @@ class Settings(ProcessSettings):
     bus: BusLimits = limits_of(BusLimits)
     consumer: ConsumerLimits = limits_of(ConsumerLimits)
 
+    @model_validator(mode="after")
+    def _limits_of_events_fit_together(self) -> Self:
+        must_be_below(
+            ("waiting for a locked document", self.consumer.locked_seconds),
+            ("an operation of MongoDB", self.storage.answer_seconds),
+        )
+        return self
+
 
 S = TypeVar("S", bound=ProcessSettings)
 
@@ -107,7 +144,7 @@ def read_settings(model: type[S], **given: Any) -> S:
         # Without pydantic's own names for what it tried.
         name = "_".join(str(part) for part in first["loc"] if re.fullmatch(r"\w+", str(part))).upper()
         reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"CALLBOARD_{name}: {reason}.") from error
+        raise ConfigurationError(f"CALLBOARD_{name}: {reason}." if name else f"Limits: {reason}.") from error
 
 
 def read_secret(name: str) -> SecretStr | None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 TRACEPARENT_HEADER = "traceparent"
 
-_FLUSH_SECONDS = 2.0
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
@@ -38,12 +37,12 @@ def make_tracer(settings: ProcessSettings, service: str) -> "Tracer | None":
     return Tracer(service, settings.otlp_endpoint) if settings.otlp_endpoint else None
 
 
-def stop_tracing() -> None:
-    """Send the spans that wait, as far as that takes no longer than two seconds."""
+def stop_tracing(seconds: float) -> None:
+    """Send the spans that wait, as far as that takes no longer."""
     for processor in _processors.values():
         stop = Thread(target=processor.shutdown, daemon=True)
         stop.start()
-        stop.join(_FLUSH_SECONDS)
+        stop.join(seconds)
 
 
 def trace_id(of: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from accounts import api, internal
 from accounts.people import begin
@@ -22,7 +23,8 @@ async def open_service(chassis: Chassis[Settings]) -> AsyncIterator[AccountsServ
     """The use cases, on the plugins that the configuration names."""
     identities = await chassis.plugins(IDENTITY)
     (ranking,) = (await chassis.plugins(RANKING)).values()
-    await begin(chassis.database, chassis.group)
+    first = partial(begin, chassis.database, chassis.group)
+    await when_there(first, chassis.settings.storage)
     yield await assemble(chassis, list(identities.values()), ranking)
 
 
@@ -36,7 +38,8 @@ async def assemble(
         await chassis.background(ranks.keep_young)
     if isinstance(ranking, OutsideRanking):
         walker = Walker(group, database, ranks, ranking)
-        await when_there(walker.learn)  # before anybody asks: without a list, strangers are refused
+        # Before anybody asks: without a list, strangers are refused.
+        await when_there(walker.learn, chassis.settings.storage)
         await chassis.background(walker.run)
     return AccountsService(group, database, chassis.outbox, identities, ranks, chassis.settings.consumer)
 

@@ -13,7 +13,7 @@ from accounts.plugins.local import configured_people, local_rankid
 from accounts.ranks import record_ranks
 from accounts.repository import Accounts, People, username_key
 from common.group import Group
-from common.mongo import Database, Session, is_own_error, transaction, when_there
+from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
 from common.plugins import PluginContext
 
@@ -167,18 +167,15 @@ async def begin(database: Database, group: Group) -> None:
         return
     configured = configured_people(PluginContext(group, _LOCAL, database))
 
-    async def work() -> None:
-        for tried in range(1, _TRIES + 1):
-            try:
-                await _apply(database, group, configured)
-                await _make_accounts(database, group)
-                return
-            except Exception as error:
-                # Another replica, which starts too, was faster: then it is done, or nearly.
-                if not is_own_error(error) or tried == _TRIES:
-                    raise
-
-    await when_there(work)
+    for tried in range(1, _TRIES + 1):
+        try:
+            await _apply(database, group, configured)
+            await _make_accounts(database, group)
+            return
+        except Exception as error:
+            # Another replica, which starts too, was faster: then it is done, or nearly.
+            if not is_own_error(error) or tried == _TRIES:
+                raise
 
 
 async def remove_person(database: Database, group: Group, user: int) -> KnownPerson | None:

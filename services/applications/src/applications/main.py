@@ -16,8 +16,10 @@ from common.service import Chassis, Service
 @asynccontextmanager
 async def _open(chassis: Chassis[ApplicationsSettings]) -> AsyncIterator[Applications]:
     (documents,) = (await chassis.plugins(DOCUMENTS)).values()
-    accounts, public_url = chassis.peer("accounts"), str(chassis.settings.public_url)
-    service = Applications(chassis.group, chassis.database, chassis.outbox, accounts, documents, public_url)
+    accounts = chassis.peer("accounts")
+    service = Applications(
+        chassis.settings, chassis.group, chassis.database, chassis.outbox, accounts, documents
+    )
     await chassis.background(service.finish_abandoned)
     yield service
 

@@ -9,6 +9,7 @@ from pymongo.errors import DuplicateKeyError
 
 from applications.errors import ApplicationNotFound
 from applications.models import Record, Refusal
+from applications.settings import ApplicationsLimits
 from common.actors import Actor
 from common.errors import KeyReused
 from common.events import new_id
@@ -54,9 +55,6 @@ DOCUMENTS = Collection(
 
 COLLECTIONS = (APPLICATIONS, DOCUMENTS, IDEMPOTENCY)
 
-LEASE = timedelta(seconds=7)
-"""How long one attempt to finish an approval keeps others away; longer than the attempt can take."""
-
 _BEGINNING = 16
 """Of the 43 characters of a token: no two begin alike, and the others are more than anybody can guess."""
 
@@ -71,7 +69,8 @@ class TakenMeanwhile(Exception):
 class Repository:
     """Records by user, and texts by token."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: ApplicationsLimits) -> None:
+        self._lease_seconds = limits.lease_seconds
         self._applications = database[APPLICATIONS.name]
         self._documents = database[DOCUMENTS.name]
 
@@ -145,7 +144,7 @@ class Repository:
                     "moderator": actor.by,
                     "moderator_via": actor.via,
                     "attempts": _attempts(attempt),
-                    **_claim(),
+                    **self._lease(),
                 },
                 "$setOnInsert": {"_id": new_id()},
             },
@@ -163,7 +162,7 @@ class Repository:
         await self._forget_old(attempt)
         found = await self._claim(
             {"status": "approving", "user": user, "claimed_until": {"$lte": datetime.now(UTC)}},
-            {"$set": _claim(), "$push": {"attempts": {"$each": _attempts(attempt)}}},
+            {"$set": self._lease(), "$push": {"attempts": {"$each": _attempts(attempt)}}},
         )
         return Record.model_validate(found) if found else None
 
@@ -222,9 +221,9 @@ class Repository:
             session=session,
         )
 
-
-def _claim() -> dict[str, Any]:
-    return {"claimed_by": new_id(), "claimed_until": datetime.now(UTC) + LEASE}
+    def _lease(self) -> dict[str, Any]:
+        until = datetime.now(UTC) + timedelta(seconds=self._lease_seconds)
+        return {"claimed_by": new_id(), "claimed_until": until}
 
 
 def _attempts(attempt: Attempt | None) -> list[Document]:

@@ -10,6 +10,7 @@ from applications.errors import AlreadyRanked, ApplicationNotFound, NotRanked
 from applications.models import Answers, Member, Record
 from applications.plugins import Documents, Published
 from applications.repository import Repository, TakenMeanwhile
+from applications.settings import ApplicationsSettings
 from common.actors import Actor
 from common.errors import InvalidQuery, ServiceError, Unavailable
 from common.events import ApplicationApproved, ApplicationSubmitted, new_id
@@ -21,34 +22,28 @@ from common.outgoing.peer import Peer
 
 logger = logging.getLogger(__name__)
 
-# Each is longer than accounts tries (2 and 3 s); together they are shorter than a lease.
-_MEMBER_SECONDS = 2.5
-_RANK_SECONDS = 4.0
-_WAIT_SECONDS = 9.0  # longer than a lease, and below the gateway's time limit
-_POLL_SECONDS = 0.05
-_FINISH_EVERY_SECONDS = 30.0
-
 
 class Applications:
     """The use cases of applications."""
 
     def __init__(
         self,
+        settings: ApplicationsSettings,
         group: Group,
         database: Database,
         outbox: Outbox,
         accounts: Peer,
         documents: Documents,
-        public_url: str,
     ) -> None:
+        self._limits = settings.applications
         self._group = group
         self._database = database
-        self._repository = Repository(database)
+        self._repository = Repository(database, settings.applications)
         self._outbox = outbox
         self._accounts = accounts
         self._documents = documents
-        self._attempts = IdempotencyRecords(database)
-        self._public_url = public_url.rstrip("/") + "/"
+        self._attempts = IdempotencyRecords(database, settings.storage)
+        self._public_url = str(settings.public_url).rstrip("/") + "/"
 
     async def submit(self, user: int, answers: Answers, attempt: Attempt | None) -> tuple[str, bool]:
         """Take an application and answer the URL where its text can be read, and whether an earlier attempt did it.
@@ -96,13 +91,13 @@ class Applications:
         NotRanked and KeyReused.
         """
         try:
-            async with asyncio.timeout(_WAIT_SECONDS):
+            async with asyncio.timeout(self._limits.approval_seconds):
                 return await self._approve(user, moderator, attempt)
         except TimeoutError:
             raise NotRanked from None
 
     async def finish_abandoned(self) -> None:
-        """Finish what a crash or an outage left `approving`, now and every 30 seconds, until cancelled."""
+        """Finish what a crash or an outage left `approving`, now and again and again, until cancelled."""
         while True:
             try:
                 for user in await self._repository.abandoned():
@@ -113,7 +108,7 @@ class Applications:
                 if not is_outage(error):
                     raise
                 logger.warning("approvals wait for MongoDB: %s", type(error).__name__)
-            await asyncio.sleep(_FINISH_EVERY_SECONDS)
+            await asyncio.sleep(self._limits.finish_every_seconds)
 
     async def _approve(self, user: int, moderator: str, attempt: Attempt | None) -> bool:
         while True:
@@ -127,7 +122,7 @@ class Applications:
                         return True
                 elif await self._approve_now(user, moderator, attempt):
                     return False
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(self._limits.approval_poll_seconds)
 
     async def _approve_now(self, user: int, moderator: str, attempt: Attempt | None) -> bool:
         """Finish the user's approval, or else begin and finish one; False while somebody else is at it."""
@@ -174,7 +169,9 @@ class Applications:
             member = member or await self._member(record.user)
             if member.rankid <= rank.rankid:  # also when it has the rank already: it may not be recorded yet
                 wish = {"user": record.user, "rankid": rank.rankid}
-                await self._accounts.post("/internal/rank", wish, seconds=_RANK_SECONDS, repeatable=True)
+                await self._accounts.post(
+                    "/internal/rank", wish, seconds=self._limits.rank_seconds, repeatable=True
+                )
         except ServiceError as error:
             logger.warning("application %s: couldn't rank user: %s", record.id, error)
             # A changed internal token (401) and a rate limit (429) pass; other refusals are for good.
@@ -205,7 +202,7 @@ class Applications:
         A rank that was read a while ago could make a demotion of an approval.
         """
         asked = {"id": user, "fresh": "true"} | ({"moderator": moderator} if moderator else {})
-        found = await self._accounts.get("/internal/member", seconds=_MEMBER_SECONDS, **asked)
+        found = await self._accounts.get("/internal/member", seconds=self._limits.member_seconds, **asked)
         return Member.model_validate(found)
 
     def _page(self, user: int, answers: Answers, submitted_at: datetime) -> str:

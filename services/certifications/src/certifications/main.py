@@ -14,7 +14,8 @@ from common.service import Chassis, Service
 
 @asynccontextmanager
 async def _open(chassis: Chassis[CertificationsSettings]) -> AsyncIterator[Certifications]:
-    yield Certifications(chassis.group, chassis.database, chassis.outbox, chassis.peer("accounts"))
+    accounts = chassis.peer("accounts")
+    yield Certifications(chassis.settings, chassis.group, chassis.database, chassis.outbox, accounts)
 
 
 SERVICE = Service(

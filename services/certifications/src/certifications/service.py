@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from certifications.errors import AlreadyHeld, NotHeld, RankTooLow, UnknownCertification
 from certifications.models import ChangeQuery, Done, Member, Record
 from certifications.repository import Repository
+from certifications.settings import CertificationsSettings
 from common.actors import Actor
 from common.events import CertificationGranted, CertificationRevoked
 from common.group import Group
@@ -14,19 +15,25 @@ from common.mongo import Database, Session, transaction
 from common.outbox import Outbox
 from common.outgoing.peer import Peer
 
-_FRESH_SECONDS = 2.5  # longer than accounts tries
-
 
 class Certifications:
     """The use cases of certifications."""
 
-    def __init__(self, group: Group, database: Database, outbox: Outbox, accounts: Peer) -> None:
+    def __init__(
+        self,
+        settings: CertificationsSettings,
+        group: Group,
+        database: Database,
+        outbox: Outbox,
+        accounts: Peer,
+    ) -> None:
         self._group = group
         self._database = database
         self._repository = Repository(database)
-        self._attempts = IdempotencyRecords(database)
+        self._attempts = IdempotencyRecords(database, settings.storage)
         self._outbox = outbox
         self._accounts = accounts
+        self._fresh_seconds = settings.certifications.fresh_seconds
 
     async def grant(self, query: ChangeQuery, attempt: Attempt | None = None) -> Done:
         """Grant a certification, or answer as an earlier attempt was.
@@ -131,5 +138,7 @@ class Certifications:
 
     async def _fresh_rankid(self, user: int) -> int:
         """The rank as it is now. Raises Unavailable."""
-        found = await self._accounts.get("/internal/member", seconds=_FRESH_SECONDS, id=user, fresh="true")
+        found = await self._accounts.get(
+            "/internal/member", seconds=self._fresh_seconds, id=user, fresh="true"
+        )
         return Member.model_validate(found).rankid

@@ -22,7 +22,8 @@ from notifications.settings import NotificationsSettings
 @asynccontextmanager
 async def _open(chassis: Chassis[NotificationsSettings]) -> AsyncIterator[Notifications]:
     notifiers = await chassis.plugins(NOTIFY)
-    yield Notifications(chassis.group, chassis.database, chassis.peer("accounts"), notifiers)
+    limits, accounts = chassis.settings.notifications, chassis.peer("accounts")
+    yield Notifications(limits, chassis.group, chassis.database, accounts, notifiers)
 
 
 def _tells_somebody(group: Group) -> bool:

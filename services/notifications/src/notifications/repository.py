@@ -7,6 +7,7 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from common.mongo import Collection, Database
+from notifications.settings import NotificationsLimits
 
 SENT = Collection(
     "sent",
@@ -28,14 +29,12 @@ SENT = Collection(
 
 COLLECTIONS = (SENT,)
 
-LEASE = timedelta(seconds=60)
-"""How long other replicas leave a message alone that one is sending; longer than that can take."""
-
 
 class Repository:
     """Which messages were sent, and which are being sent. Forgotten later than an event is of interest."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: NotificationsLimits) -> None:
+        self._lease = timedelta(seconds=limits.lease_seconds)
         self._sent = database[SENT.name]
 
     async def sent(self, keys: Iterable[str]) -> set[str]:
@@ -46,7 +45,7 @@ class Repository:
     async def take(self, key: str) -> bool:
         """Whether the caller alone may send this message now: it was not sent, and nobody else is at it."""
         now = datetime.now(UTC)
-        abandoned = {"_id": key, "sent": False, "at": {"$lt": now - LEASE}}
+        abandoned = {"_id": key, "sent": False, "at": {"$lt": now - self._lease}}
         try:
             await self._sent.update_one(abandoned, {"$set": {"at": now}}, upsert=True)
         except DuplicateKeyError:

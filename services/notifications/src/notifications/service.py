@@ -22,22 +22,26 @@ from common.outgoing.peer import Peer
 from notifications.models import News
 from notifications.plugins import Notifier
 from notifications.repository import Repository
+from notifications.settings import NotificationsLimits
 
 TOO_OLD = timedelta(days=1)
 """What happened longer ago is no news any more."""
-
-_AT_ONCE = 25
-_NAME_SECONDS = 0.5
 
 
 class Notifications:
     """Tells each notifier, by name, what happened."""
 
     def __init__(
-        self, group: Group, database: Database, accounts: Peer, notifiers: Mapping[str, Notifier]
+        self,
+        limits: NotificationsLimits,
+        group: Group,
+        database: Database,
+        accounts: Peer,
+        notifiers: Mapping[str, Notifier],
     ) -> None:
+        self._limits = limits
         self._group = group
-        self._repository = Repository(database)
+        self._repository = Repository(database, limits)
         self._accounts = accounts
         self._notifiers = notifiers
 
@@ -79,7 +83,7 @@ class Notifications:
         known = await self._repository.sent(keys.values())
         outcomes: dict[str, Outcome] = {one: Handled.UNCHANGED for one, key in keys.items() if key in known}
         waiting = [one for one in news if one.id in keys and one.id not in outcomes]
-        at_once = _AT_ONCE
+        at_once = self._limits.at_once
         while waiting:
             first, waiting = waiting[:at_once], waiting[at_once:]
             mine = [one for one in first if await self._repository.take(keys[one.id])]
@@ -95,7 +99,7 @@ class Notifications:
                 metrics.NOTIFICATIONS.labels(name, "sent").inc(count)
                 outcomes |= dict.fromkeys((one.id for one in mine[:count]), Handled.DONE)
                 waiting = mine[count:] + waiting
-                at_once = min(2 * at_once, _AT_ONCE)
+                at_once = min(2 * at_once, self._limits.at_once)
             except Unavailable as error:
                 outcomes |= dict.fromkeys((one.id for one in mine + waiting), error)
                 waiting = []
@@ -130,7 +134,7 @@ class Notifications:
     async def _name(self, user: str) -> str:
         """The user's name; the id where accounts does not tell it soon."""
         try:
-            found = await self._accounts.get("/internal/member", seconds=_NAME_SECONDS, id=user)
+            found = await self._accounts.get("/internal/member", seconds=self._limits.name_seconds, id=user)
         except ServiceError:
             return user
         return str(found["username"])

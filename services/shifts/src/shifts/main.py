@@ -17,9 +17,7 @@ from shifts.settings import ShiftsSettings
 async def _open(chassis: Chassis[ShiftsSettings]) -> AsyncIterator[Shifts]:
     (policy,) = (await chassis.plugins(POINTS)).values()
     certifications = chassis.peer("certifications")
-    yield Shifts(
-        chassis.group, chassis.database, chassis.outbox, policy, certifications, chassis.settings.consumer
-    )
+    yield Shifts(chassis.settings, chassis.group, chassis.database, chassis.outbox, policy, certifications)
 
 
 SERVICE = Service(

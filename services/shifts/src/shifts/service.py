@@ -11,7 +11,6 @@ from common.errors import InvalidQuery, KeyReused, Unavailable
 from common.events import CertificationGranted, CertificationRevoked
 from common.group import Group
 from common.messaging.handling import Handled, Outcome
-from common.messaging.limits import ConsumerLimits
 from common.mongo import Database, Session, is_own_error, transaction
 from common.outbox import Outbox
 from common.outgoing.peer import Peer
@@ -20,18 +19,10 @@ from shifts.models import Claim, HeldCertification, LogQuery, Shift, Timesheet
 from shifts.plugins import PointsPolicy
 from shifts.repository import Repository
 from shifts.rules import check, is_certified, pay, repeats, uncovered_seconds
+from shifts.settings import ShiftsSettings
 
 LONGEST_SECONDS = 24 * 3600
 OVERLAP_FLAG_SECONDS = 60
-DEADLINE_SECONDS = 2.3
-LOCKED_SECONDS = 0.3
-"""How long a batch waits for a person whom a dead process left locked, before each is tried alone.
-
-A request may have to wait for three such waits: for those of the batch before, and for its own.
-"""
-CERTIFICATIONS_SECONDS = 0.3
-GATHER_SECONDS = 0.02
-"""Measured with 32 connections: batches of 31 in place of 1 and 31 by turns, two thirds of the CPU per shift."""
 
 
 class Shifts:
@@ -39,26 +30,27 @@ class Shifts:
 
     def __init__(
         self,
+        settings: ShiftsSettings,
         group: Group,
         database: Database,
         outbox: Outbox,
         policy: PointsPolicy,
         certifications: Peer,
-        limits: ConsumerLimits,
     ) -> None:
         self._group = group
         self._database = database
         self._outbox = outbox
         self._policy = policy
         self._certifications = certifications
-        self._limits = limits
+        self._limits = settings.shifts
+        self._locked_event_seconds = settings.consumer.locked_seconds
         self._repository = Repository(database)
         self._held = Coalescer[int, dict[str, HeldCertification]](self._repository.certifications_of)
         self._records = Coalescer[Claim, bool](
             self._record,
             key=lambda claim: claim.user,
             own_error=is_own_error,
-            gather_seconds=GATHER_SECONDS,
+            gather_seconds=settings.shifts.gather_seconds,
         )
 
     async def log(self, query: LogQuery, key: str, idempotency_key: str | None, arrived_at: int) -> bool:
@@ -75,7 +67,7 @@ class Shifts:
             raise ImpossibleDuration
         codes = set() if query.training else set(place.certifications)
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self._limits.log_seconds):
                 claim = Claim(
                     user=query.id,
                     place=query.place,
@@ -124,7 +116,7 @@ class Shifts:
 
     async def _held_by_owner(self, user: int) -> dict[str, HeldCertification]:
         answer = await self._certifications.get(
-            "/internal/certifications", seconds=CERTIFICATIONS_SECONDS, user=user
+            "/internal/certifications", seconds=self._limits.certifications_seconds, user=user
         )
         known = {
             code: HeldCertification.model_validate(value) for code, value in answer["certifications"].items()
@@ -137,7 +129,7 @@ class Shifts:
         async def work(session: Session) -> list[bool]:
             return await self._repository.keep_newest(session, changes)
 
-        return await transaction(self._database, work, locked_seconds=self._limits.locked_seconds)
+        return await transaction(self._database, work, locked_seconds=self._locked_event_seconds)
 
     async def _record(self, claims: Sequence[Claim]) -> list[bool | Exception]:
         async def work(session: Session) -> list[bool | Exception]:
@@ -165,7 +157,7 @@ class Shifts:
                 await self._outbox.add(session, [shift.logged() for shift in new], traces)
             return results
 
-        results = await transaction(self._database, work, locked_seconds=LOCKED_SECONDS)
+        results = await transaction(self._database, work, locked_seconds=self._limits.locked_seconds)
         self._outbox.wake()
         metrics.SHIFTS_REPEATED.inc(sum(result is True for result in results))
         return results

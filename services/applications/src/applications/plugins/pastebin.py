@@ -13,16 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from applications.plugins import Published
 from applications.plugins.store import Store
+from applications.settings import PastebinLimits
 from common.errors import Unavailable
 from common.outgoing.providers import Budget, Provider, fit_to_show
 from common.plugins import Finding, PluginContext
 
 logger = logging.getLogger(__name__)
-
-_CALLS_PER_MINUTE = 120  # not documented: what is limited is a day
-_SECONDS = 2.9  # with what the database may take for the fall-back, less than an upload waits
-_EXAMINE_SECONDS = 5.0
-_LIMIT_PAUSE_SECONDS = 3600.0
 
 # The days that each of its steps lasts, a month counted as 30.
 _STEPS = {1: "1D", 7: "1W", 14: "2W", 30: "1M", 180: "6M", 365: "1Y"}
@@ -55,7 +51,8 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
         self._expires = max((days, step) for days, step in _STEPS.items() if days <= keep_days)[1]
         self._store = Store(context)
         self._provider = Provider("Pastebin", self._url)
-        self._budget = Budget(_CALLS_PER_MINUTE)
+        self._limits = context.limits(PastebinLimits)
+        self._budget = Budget(self._limits.calls_per_minute)
         self._paused_until = 0.0
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,7 +68,9 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
     async def examine(self) -> AsyncIterator[Finding]:
         """Whether Pastebin answers and knows the key: asked for the account of a user key that nobody has."""
         try:
-            said = await self._post(_EXAMINE_SECONDS, api_option="userdetails", api_user_key="0" * 32)
+            said = await self._post(
+                self._limits.examine_seconds, api_option="userdetails", api_user_key="0" * 32
+            )
         except Unavailable:
             mend = "Let this machine reach it (firewall, HTTPS_PROXY). Applications are kept here meanwhile."
             yield Finding(False, "Pastebin does not answer.", mend)
@@ -98,7 +97,7 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
         """The URL of a new paste; None when none could be made."""
         try:
             said = await self._post(
-                _SECONDS,
+                self._limits.paste_seconds,
                 api_option="paste",
                 api_paste_code=text + _NOTE,
                 api_paste_name="Application",
@@ -111,8 +110,8 @@ class Pastebin(AbstractAsyncContextManager["Pastebin"]):
         if found := self._paste_url.fullmatch(said):
             return f"{self._url}/raw/{found[1]}"
         if said.lower().startswith(_LIMIT):
-            self._paused_until = time.monotonic() + _LIMIT_PAUSE_SECONDS
-            logger.warning("Pastebin takes no more today: applications are kept here for the next hour")
+            self._paused_until = time.monotonic() + self._limits.pause_seconds
+            logger.warning("Pastebin takes no more today: applications are kept here meanwhile")
         elif _WRONG_KEY in said.lower():
             logger.error("Pastebin does not know the key CALLBOARD_PASTEBIN_KEY: an application is kept here")
         else:

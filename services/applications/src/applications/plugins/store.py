@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
 from applications.repository import Repository
+from applications.settings import ApplicationsLimits
 from common.plugins import PluginContext
 
 
@@ -12,7 +13,7 @@ class Store(AbstractAsyncContextManager["Store"]):
     """Texts in the database of this service, served at `/applications/<token>` until they expire."""
 
     def __init__(self, context: PluginContext) -> None:
-        self._repository = Repository(context.database)
+        self._repository = Repository(context.database, context.limits(ApplicationsLimits))
         self._keep = timedelta(days=context.group.applications.keep_days)
 
     async def __aexit__(self, *_: object) -> None:

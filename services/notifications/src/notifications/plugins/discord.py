@@ -18,16 +18,11 @@ from common.outgoing.providers import Answer, Budget, Provider, Urgency, fit_to_
 from common.plugins import Finding, PluginContext
 from notifications.models import KINDS, News
 from notifications.plugins.discord_text import LONGEST_MESSAGE, check_text, length, moment, render
+from notifications.settings import DiscordLimits
 
 logger = logging.getLogger(__name__)
 
 _SECRET = "discord_webhook"  # noqa: S105 - the name of one
-_PER_MINUTE = 30
-"""Messages to one channel; that it is no more than 5 in 2 s as well follows (discord-api-docs issue 367)."""
-
-_LONGEST_PAUSE_SECONDS = 3600.0
-_SECONDS = 20.0
-_FIRST_REST_SECONDS, _LONGEST_REST_SECONDS = 1.0, 600.0
 _LATE = timedelta(seconds=5)
 _VERSION = "v10"  # the one for URLs without any is v6, whose Retry-After is in milliseconds
 _NEEDS_THREAD = 220001
@@ -90,8 +85,9 @@ class Discord:
         self._provider = Provider(
             "discord", f"{api}/{_VERSION}{webhook}", {"User-Agent": "DiscordBot (Callboard, 0.1)"}
         )
-        self._budget = Budget(_PER_MINUTE, _LONGEST_PAUSE_SECONDS)
-        self._rest_seconds = _FIRST_REST_SECONDS
+        self._limits = context.limits(DiscordLimits)
+        self._budget = Budget(self._limits.per_minute, self._limits.longest_pause_seconds)
+        self._rest_seconds = self._limits.first_rest_seconds
         self._is_refused = False
         self._gauge = metrics.NOTIFIER_REFUSED.labels(context.name)
 
@@ -127,7 +123,7 @@ class Discord:
                 json={"content": "\n".join(lines), "allowed_mentions": {"parse": []}},
                 budget=self._budget,
                 urgency=Urgency.DECISION,  # the budget is for these alone
-                seconds=_SECONDS,
+                seconds=self._limits.message_seconds,
                 attempts=1,  # the news come again, and others have their turn before
             )
             self._judge(answer)
@@ -135,7 +131,7 @@ class Discord:
             if answer is not None or self._provider.failures > failures:  # else nothing was sent, or 429 came
                 self._rest()
             raise
-        self._rest_seconds = _FIRST_REST_SECONDS
+        self._rest_seconds = self._limits.first_rest_seconds
         return len(lines)
 
     def _judge(self, answer: Answer) -> None:
@@ -159,12 +155,15 @@ class Discord:
     def _rest(self) -> None:
         """Wait longer each time: the message may stand there, and would stand there once more each time."""
         self._budget.pause(self._rest_seconds)
-        self._rest_seconds = min(2 * self._rest_seconds, _LONGEST_REST_SECONDS)
+        self._rest_seconds = min(2 * self._rest_seconds, self._limits.longest_rest_seconds)
 
     async def examine(self) -> AsyncIterator[Finding]:
         """Whether Discord knows the webhook; nothing is sent."""
         try:
-            answer = await self._provider.call("GET", self._token, budget=Budget(_PER_MINUTE), seconds=5.0)
+            limits = self._limits
+            answer = await self._provider.call(
+                "GET", self._token, budget=Budget(limits.per_minute), seconds=limits.examine_seconds
+            )
             if answer.status == 200:
                 webhook = self._provider.read(_Webhook, answer)
                 yield Finding(

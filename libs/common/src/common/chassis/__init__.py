@@ -1,0 +1,1 @@
+"""What every service is built on, and what gateway and services agree on."""

@@ -1,0 +1,1 @@
+"""MongoDB: the connection, transactions, and what acts are remembered by."""
