@@ -345,9 +345,15 @@ async def _count(
     result.redelivered = max(result.redelivered, counters.total("events_redelivered"))
     result.wires = {name: wire.seen for name, wire in system.wires.items()}
     result.availability = availability(history, nemesis.spans)
-    result.repeated_inside = sum(told.attempts[0].is_replay for told in history)
+    result.repeated_inside = sum(repeated_inside(told) for told in history)
     result.replayed_answers = sum(attempt.is_replay for told in history for attempt in told.attempts)
     result.unchanged_events = counters.total("events_unchanged")
+
+
+def repeated_inside(told: Told) -> bool:
+    """Whether the first answer was that of a repeat though the client had sent no other request by then."""
+    first, *others = told.attempts
+    return first.is_replay and not any(one.invoked_at < (first.ended_at or 0) for one in others)
 
 
 async def _consumers(system: System) -> dict[str, ConsumerInfo]:

@@ -5,7 +5,7 @@ from collections import Counter
 from tests.faults.availability import Availability, availability
 from tests.faults.history import Attempt, Operation, Told
 from tests.faults.nemesis import Span
-from tests.faults.run import Result
+from tests.faults.run import Result, repeated_inside
 from tests.faults.scenarios import ONE_PROCESS, PROCESSES
 from tests.faults.system import REPLICAS, hop
 from tests.faults.wire import Passing
@@ -59,3 +59,13 @@ def test_a_request_that_failed_beside_a_whole_replica_is_told() -> None:
 def test_a_request_that_failed_where_no_replica_was_whole_is_told_apart() -> None:
     assert failed("shifts-1", hop("shifts-2")) == Availability(1, 1, 0, 0)
     assert failed("mongod") == Availability(1, 1, 0, 0)
+
+
+def test_what_a_client_sent_twice_at_once_is_no_repeat_of_our_own() -> None:
+    operation = Operation("log-1", "log", {"place": 1001})
+    replayed = Attempt("log-1.1", 100.0, "ok", 101.0, 200, is_replay=True)
+    assert repeated_inside(Told(operation, [replayed]))
+    assert repeated_inside(
+        Told(operation, [replayed, Attempt("log-1.2", 105.0, "ok", 106.0, 200, is_replay=True)])
+    )
+    assert not repeated_inside(Told(operation, [replayed, Attempt("log-1.2", 100.1, "ok", 100.9, 200)]))
