@@ -26,7 +26,6 @@ LIMITS = {
     "bus": {"ack_wait_seconds": 1},
     "consumer": {"longest_pause_seconds": 0.5, "longest_put_off_seconds": 0.5},
     # More than a busy machine takes: what is late is repeated, and told under an id in place of a name.
-    "storage": {"answer_seconds": 5},
     "notifications": {"name_seconds": 10, "lease_seconds": 25},
     "discord": {"message_seconds": 5, "per_minute": 600},
 }
