@@ -497,6 +497,7 @@ async def test_migrate_brings_every_database_up_to_date_by_the_environment_alone
         "CALLBOARD_MONGO_URL": servers.mongo_url,
         "CALLBOARD_NATS_URL": servers.nats_url,
         "CALLBOARD_INTERNAL_TOKEN": servers.internal_token,
+        "CALLBOARD_PATIENCE": "10",
     }
     for _ in range(2):
         answer = await run(CALLBOARD, "migrate", **environment)

@@ -25,7 +25,7 @@ async def migrate_database(settings: ProcessSettings, name: str) -> None:
     """Bring the database of one service up to date. Safe to repeat."""
     client, database = connect(settings, name)
     async with client:
-        with pymongo.timeout(_AWAY_SECONDS):
+        with pymongo.timeout(_AWAY_SECONDS * settings.patience):
             await database.command("ping")  # a MongoDB that is not there is not waited for as long
         with pymongo.timeout(_SECONDS):
             await migrate(database, collections_of(name))
