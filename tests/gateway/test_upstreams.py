@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from common.chassis.limits import ChassisLimits
 from common.outgoing.limits import OutgoingLimits
 from gateway.proxy import Proxy
 from gateway.routes import Route, Routes
@@ -35,7 +36,8 @@ async def in_front_of(
     **apps: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A proxy of one route, to these replicas or apps."""
-    own = settings(GatewaySettings, servers, upstreams={"it": urls} if urls else {}, outgoing=limits)
+    rooms = {"outgoing": limits, "chassis": ChassisLimits(drain_seconds=limits.idle_seconds + 1)}
+    own = settings(GatewaySettings, servers, upstreams={"it": urls} if urls else {}, **rooms)
     async with Upstreams(own, apps) as upstreams:
         transport = httpx.ASGITransport(Proxy(Routes([one]), [], upstreams, ()))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
