@@ -62,12 +62,15 @@ async def test_without_mongodb_every_route_answers_503_in_time_and_leaves_nothin
                 ]
                 alive += [asyncio.create_task(observe_after(wait, "alive", is_alive, 0)) for _ in workers]
             seen, unaffected = await asyncio.gather(*asked), await asyncio.gather(*alive)
-            assert {(one.status, one.retry_after) for one in seen} == {(503, "1")}
+            late = [
+                one for one in seen if one.status in (408, None)
+            ]  # this machine sent, or read, for too long
+            assert {(one.status, one.retry_after) for one in seen if one not in late} == {(503, "1")}
             assert {one.status for one in unaffected} == {200}
             limit = LIMIT_SECONDS + max(one.seconds for one in unaffected)
             ready = await asyncio.gather(*(readiness(park, name) for name in REPLICAS))
             assert {one.status for one in ready} == {503}
-            return all(one.seconds <= limit for one in (*seen, *ready))
+            return not late and all(one.seconds <= limit for one in (*seen, *ready))
 
         async def is_back() -> bool:
             return all([await park.is_ready(name) for name in (*REPLICAS, "gateway")])
